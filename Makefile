@@ -1,0 +1,34 @@
+# make demo | test | test-all | mlflow | lint | setup.   PYTHON=python3.12 and pip's own settings are respected.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-all mlflow lint setup clean
+
+demo: setup  ## cohort, two trainings, evaluation, report, packed bundle: runs/demo
+	$(BIN)/python -m rtda.pipeline.demo
+
+test: setup  ## the fast tests, minutes
+	$(BIN)/python -m pytest -m "not slow and not data and not gpu"
+
+test-all: setup  ## with slow tests and those on real images (RTDA_DATA)
+	$(BIN)/python -m pytest
+
+mlflow: setup  ## the tracking UI on what the demo made
+	cd runs && MLFLOW_DISABLE_TELEMETRY=true $(abspath $(BIN))/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy pipeline transforms
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

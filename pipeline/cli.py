@@ -1,0 +1,195 @@
+"""The command ``rtda``: arguments in, exit status out. What a verb does stands in ``commands/``.
+
+Exit status: 0 done, 1 failed, 2 usage or input that was refused. Help and usage errors import neither torch nor MONAI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from .delivery.bundle import ROOT_IDS, BundleError, find_bundle, read_yaml
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Example:
+        >>> main(["train", "no_such_bundle", "--recipe", "rtda"])
+        2
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser(argv).parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help or the usage error
+        return int(stop.code or 0)
+    except BundleError as error:
+        return _refuse(error)
+    try:
+        verb = importlib.import_module(f".commands.{arguments.module}", __package__)
+        return int(verb.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print("rtda: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = _root(error)
+        if not _ours(cause):
+            traceback.print_exc()
+            return 1
+        return _refuse(cause)
+
+
+def _refuse(error: BaseException) -> int:
+    print(f"rtda: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
+    return 2 if isinstance(error, ValueError) else 1
+
+
+def _root(error: BaseException) -> BaseException:
+    """MONAI wraps what a transform or a config component raises, sometimes several times: the first cause."""
+    while error.__cause__ is not None and not _ours(error):
+        error = error.__cause__
+    return error
+
+
+def _ours(error: BaseException) -> bool:
+    """Raised by this project's own code: such a message names file, field and cure, and needs no traceback."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, (ValueError, OSError, FloatingPointError)) and module.startswith("rtda.")
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rtda",
+        description="Robust training for medical image classifiers, packaged as MONAI bundles.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _data(verbs)
+    _train(verbs, argv)
+    _evaluate(verbs)
+    _report(verbs)
+    _infer(verbs)
+    _pack(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, module: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+    parser.set_defaults(module=module)
+    return parser
+
+
+def _data(verbs: Any) -> None:
+    kinds = verbs.add_parser("data", help="make cohorts and data lists", allow_abbrev=False)
+    kinds = kinds.add_subparsers(metavar="phantom|build", required=True)
+    phantom = _verb(kinds, "phantom", "phantom", "make the synthetic cohort: DICOM films and their data list")
+    phantom.add_argument("-o", "--output", default="data/phantom", help="folder of the cohort (default: %(default)s)")
+    phantom.add_argument("--films", type=int, default=1600, help="number of films (default: %(default)s)")
+    phantom.add_argument("--seed", type=int, default=0)
+    build = _verb(kinds, "build", "build", "make a data list from a CSV, or from DICOM headers and a CSV")
+    build.add_argument(
+        "csv", help="columns image, label, patient_id[, split, …]; with --dicom: PatientID or SOPInstanceUID, label"
+    )
+    build.add_argument("--dataset-dir", required=True, help="folder below which the images lie")
+    build.add_argument("-o", "--output", required=True, help="data list to write (JSON)")
+    build.add_argument(
+        "--dicom", action="store_true", help="take images and facts from the DICOM headers below dataset-dir"
+    )
+    build.add_argument("--classes", help="class names in label order, comma-separated (default: sorted)")
+    build.add_argument(
+        "--recut-validation", action="store_true", help="join the given validation split to train and cut it anew"
+    )
+    build.add_argument("--validation", type=float, default=0.1, help="share of train patients (default: %(default)s)")
+    build.add_argument(
+        "--test", type=float, default=0.2, help="share of patients where no split is given (default: %(default)s)"
+    )
+    build.add_argument("--key", default="public", help="'public', or a key file (made if absent) for hashed ids")
+    build.add_argument("--name", help="name of the list (default: the file's)")
+    build.add_argument("--licence", default="", help="licence of the images, written into the list")
+    build.add_argument("--source", default="", help="where the images come from, written into the list")
+    build.add_argument("--seed", type=int, default=0)
+
+
+def _train(verbs: Any, argv: Sequence[str]) -> None:
+    train = _verb(verbs, "train", "train", "train a bundle by a recipe; makes a run folder")
+    train.add_argument("bundle", metavar="NAME", help="bundle folder, zip, or installed bundle")
+    train.add_argument("--recipe", required=True, help="recipe name or YAML file")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
+    train.add_argument(
+        "--warm-up", type=int, default=0, metavar="EPOCHS", help="raise the attack radius linearly over EPOCHS"
+    )
+    defaults = _defaults(argv)
+    options = train.add_argument_group("ids of the bundle's train.yaml")
+    for name in ROOT_IDS:
+        flags = [f"--{name.replace('_', '-')}"] + ([f"--{name}"] if "_" in name else [])
+        shown = defaults.get(name)
+        text = "a mapping" if isinstance(shown, dict) else shown
+        options.add_argument(
+            *flags, dest=f"id_{name}", metavar="VALUE", type=_value, help=f"default: {text}".replace("%", "%%")
+        )
+
+
+def _defaults(argv: Sequence[str]) -> dict[str, Any]:
+    """Root ids of the bundle named on the command line, for the help text."""
+    words = [word for word in argv[1:] if not word.startswith("-")]
+    if not argv or argv[0] != "train" or not words:
+        return {}
+    return read_yaml(find_bundle(words[0]).config("train"))
+
+
+def _value(text: str) -> Any:
+    """A number, or what YAML makes of the text; YAML itself takes 1e-3 for a word."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _evaluate(verbs: Any) -> None:
+    evaluate = _verb(verbs, "evaluate", "evaluate", "evaluate a run on views; writes predictions.parquet")
+    evaluate.add_argument("run", metavar="RUN", help="run folder")
+    evaluate.add_argument("--split", choices=["test", "validation"], default="test", help="default: %(default)s")
+    evaluate.add_argument("--preset", default="quick", help="views: preset name or YAML file (default: %(default)s)")
+    evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: %(default)s")
+    evaluate.add_argument("--dataset-dir", help="folder of the images, if it moved since training")
+    evaluate.add_argument(
+        "--processes", type=int, default=1, help="processes (default: %(default)s); the table is the same"
+    )
+    evaluate.add_argument("--threads", type=int, default=1, help="CPU threads of each process (default: %(default)s)")
+    evaluate.add_argument(
+        "--num-workers", type=int, default=0, help="loader workers of each process (default: %(default)s)"
+    )
+    evaluate.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+
+
+def _report(verbs: Any) -> None:
+    report = _verb(verbs, "report", "report", "write one HTML report over evaluated runs")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    report.add_argument("-o", "--output", help="HTML file (default: report.html in the first run's folder)")
+
+
+def _infer(verbs: Any) -> None:
+    infer = _verb(verbs, "infer", "infer", "predict DICOM, PNG, JPEG and NIfTI files; a bad file gets an error row")
+    infer.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder, run folder, or installed bundle")
+    infer.add_argument("files", metavar="FILES|FOLDER", nargs="+")
+    infer.add_argument("-o", "--output", help="CSV to write (default: the terminal)")
+
+
+def _pack(verbs: Any) -> None:
+    pack = _verb(verbs, "pack", "pack", "pack a run as a MONAI bundle: weights, threshold and evidence in one zip")
+    pack.add_argument("run", metavar="RUN", help="run folder")
+    pack.add_argument("-o", "--output", required=True, help="zip to write")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

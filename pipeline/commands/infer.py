@@ -1,0 +1,42 @@
+"""``rtda infer``: probabilities of files as CSV."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..delivery.bundle import Bundle, find_bundle, find_run, is_run
+from ..delivery.infer import Classifier, as_csv, found, rows
+from ..evidence.metrics import summarise
+from ..evidence.table import read_table
+from ..files import write_whole
+from . import quieten
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict; see ``rtda infer --help``. Status 1 if a file had an error."""
+    quieten()
+    files = found(arguments.files)
+    classifier = _classifier(arguments.bundle)
+    table = list(rows(classifier, tqdm(files, desc="infer", disable=None)))
+    text = as_csv(classifier, table)
+    if arguments.output:
+        write_whole(Path(arguments.output), text.encode())
+    else:
+        print(text, end="")
+    failed = sum("error" in row for row in table)
+    if failed:
+        print(f"rtda: {failed} of {len(table)} files have errors; see the column 'error'")
+    return 1 if failed else 0
+
+
+def _classifier(name: str) -> Classifier:
+    if not is_run(Path(name)):
+        return Classifier.load(find_bundle(name))
+    run = find_run(name)
+    table = run.folder / "predictions.parquet"
+    threshold = float(summarise(read_table(table))["threshold"].iloc[0]) if table.is_file() else None
+    bundle: Bundle = run.bundle
+    return Classifier.load(bundle, run.folder / "best.pt", threshold)

@@ -1,0 +1,14 @@
+"""``rtda data phantom``: the synthetic cohort."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..data.phantom import Phantom, build
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the cohort, or find it made already; see ``rtda data phantom --help``."""
+    print(build(Path(arguments.output), Phantom(films=arguments.films, seed=arguments.seed)))
+    return 0

@@ -1,0 +1,28 @@
+"""``rtda report``: one HTML file over evaluated runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..delivery.bundle import find_run
+from ..evidence.report import write_report
+from ..evidence.table import read_table, write_table
+from ..tracking import log_artifacts
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the report; see ``rtda report --help``."""
+    runs = [find_run(name) for name in arguments.runs]
+    tables = [read_table(run.folder / "predictions.parquet") for run in runs]
+    examples = [run.folder / "examples.npz" for run in runs if (run.folder / "examples.npz").is_file()]
+    out = Path(arguments.output) if arguments.output else runs[0].folder / "report.html"
+    if out.parent.resolve() not in [run.folder.resolve() for run in runs]:
+        write_table(pa.concat_tables(tables), out.parent / "predictions.parquet")  # what the report was made from
+    write_report(tables, examples, out, title=f"{runs[0].bundle.name}: robustness report")
+    for run in runs:
+        log_artifacts(run.folder, [out])
+    print(out)
+    return 0

@@ -1,0 +1,331 @@
+"""Building data lists: from a CSV that names images, or from DICOM headers and a CSV that names patients or images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_whole
+from .lists import FACTS, SPLITS, ListError, checked, checksum_of, hashed
+
+log = logging.getLogger(__name__)
+Item = dict[str, Any]
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"} | {
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+NO_IMAGE: Mapping[str, str] = {}
+JOINED = {"dup_group": "group_id", "view": "projection"}
+"""Column of a CSV -> column of the list, where the names differ."""
+
+
+def from_csv(
+    file: Path, dataset_dir: Path, key: bytes, classes: Sequence[str] | None = None
+) -> tuple[list[Item], list[str]]:
+    """Items with ``split`` (or none) and class names, from a CSV with the columns image, label, patient_id.
+
+    Ids are hashed with the key. Labels are names, or whole numbers from 0; ``classes``, else a column ``label_name``,
+    names the numbers, and ``classes``, else the alphabet, orders names.
+
+    Raises:
+        ListError: a column or value is missing, a split unknown, an image not below ``dataset_dir``.
+    """
+    rows = _rows(file, ("image", "label", "patient_id"))
+    items = []
+    for number, row in enumerate(rows, start=2):
+        if not (dataset_dir / row["image"]).is_file():
+            raise ListError(
+                f"{file.name}: line {number}: image: {Path(row['image']).name} not found; check --dataset-dir"
+            )
+        item: Item = {
+            "image": row["image"],
+            "label": row["label"],
+            "split": _split_name(row.get("split"), file, number),
+        }
+        item |= {"patient_id": hashed(key, row["patient_id"]), "image_id": hashed(key, row["image"])}
+        for column in row:
+            name = JOINED.get(column, column)
+            if name in FACTS and row[column]:
+                item[name] = _fact(name, row[column], key, f"{file.name}: line {number}")
+        items.append(item)
+    return items, _number(items, rows, classes, file)
+
+
+def from_dicom(
+    file: Path, dataset_dir: Path, key: bytes, classes: Sequence[str] | None = None
+) -> tuple[list[Item], list[str]]:
+    """Items and class names from the headers of all DICOM images below a folder, and a CSV of labels.
+
+    The CSV's columns are label and PatientID or SOPInstanceUID (and split, if there is one). Non-images and images that
+    the CSV does not name are left out, and the log says which. Sex, age group (decades), manufacturer and projection
+    come from the header.
+
+    Raises:
+        ListError: a column is missing; an id stands twice with different labels or splits; an image has no PatientID;
+            no image matches.
+    """
+    rows = _rows(file, ("label",))
+    column = next((name for name in ("SOPInstanceUID", "PatientID") if name in rows[0]), None)
+    if column is None:
+        raise ListError(f"{file.name}: PatientID: missing; give a column PatientID or SOPInstanceUID")
+    wanted = _by_id(rows, column, file)
+    items: list[Item] = []
+    unnamed: list[str] = []
+    no_images: list[str] = []
+    for path, header in _headers(dataset_dir):
+        number, row = wanted.get(str(header.get(column, "")), (0, {}))
+        if row:
+            item = _item_of(path.relative_to(dataset_dir), header, key)
+            items.append(item | {"label": row["label"], "split": _split_name(row.get("split"), file, number)})
+        else:
+            (no_images if header is NO_IMAGE else unnamed).append(path.name)
+    _tell(no_images, "no DICOM images")
+    _tell(unnamed, f"not named in {file.name}")
+    if not items:
+        raise ListError(
+            f"{file.name}: {column}: names no DICOM image below the folder; check the column and --dataset-dir"
+        )
+    return items, _number(items, rows, classes, file)
+
+
+def write_list(
+    items: Sequence[Item],
+    classes: Sequence[str],
+    out: Path,
+    facts: Mapping[str, Any],
+    seed: int,
+    shares: Mapping[str, float],
+) -> Path:
+    """Split by patient where the items have no split, and write the list.
+
+    Args:
+        items: with ``split`` None where it is to be made.
+        classes: names in label order.
+        out: JSON to write.
+        facts: name, description, licence, source, identity: written as they are.
+        seed: of the split.
+        shares: share of patients for ``test`` (used only where no item has a split) and, of the train patients, for
+            ``validation`` (used only where no item is in validation).
+
+    Raises:
+        ListError: the list would be refused when read, as where given splits share a patient; nothing is written then.
+    """
+    rule = make_splits(items, shares, seed)
+    content: dict[str, Any] = {**facts, "split_rule": rule, "classes": list(classes)}
+    for name in SPLITS:
+        own = [{k: v for k, v in item.items() if k != "split"} for item in items if item["split"] == name]
+        content[name] = sorted(own, key=lambda item: str(item["image"]))
+    content["checksum"] = checksum_of(checked(content, out.name))
+    return write_whole(out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def make_splits(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> str:
+    """Fill in missing splits, patient-disjoint and stratified; returns the rule in words."""
+    given = {item["split"] for item in items}
+    parts = []
+    if given == {None}:
+        _move(items, None, "test", shares["test"], seed)
+        parts.append(f"test: {shares['test']:.0%} of patients, stratified, seed {seed}")
+    else:
+        parts.append("splits as given: " + ", ".join(sorted(filter(None, given))))
+    for item in items:
+        item["split"] = item["split"] or "train"
+    if "validation" not in {item["split"] for item in items} and shares["validation"] > 0:
+        _move(items, "train", "validation", shares["validation"], seed)
+        parts.append(f"validation: {shares['validation']:.0%} of train patients, stratified, seed {seed}")
+    return "; ".join(parts)
+
+
+def _move(items: Sequence[Item], source: str | None, target: str, share: float, seed: int) -> None:
+    """Move whole patients from one split to another, the same share of patients of every label."""
+    own = [item for item in items if item["split"] == source]
+    unit = patients(own)
+    places = split([unit[item["image_id"]] for item in own], [item["label"] for item in own], {target: share}, seed)
+    for item, place in zip(own, places, strict=True):
+        item["split"] = target if place == target else source
+
+
+def split(patients: Sequence[str], labels: Sequence[int], fractions: Mapping[str, float], seed: int) -> list[str]:
+    """The split of each image: whole patients, the same fraction of the patients of every label.
+
+    (scikit-learn's StratifiedGroupKFold cuts into equal folds only, so 10 % and 20 % would need fractions 1/k.)
+
+    Args:
+        patients: of each image.
+        labels: of each image; a patient counts under the highest label of its images.
+        fractions: share of patients for each named split, at least one patient of a label where the share is not 0;
+            the rest, also at least one patient of a label, is ``train``.
+        seed: of the draw; the order of images does not matter.
+
+    Raises:
+        ValueError: a fraction is negative, or together they leave nothing.
+
+    Example:
+        >>> split(["a", "a", "b", "c", "d"], [0, 0, 0, 1, 1], {"test": 0.5}, seed=0)
+        ['test', 'test', 'train', 'test', 'train']
+    """
+    if min(fractions.values(), default=0) < 0 or sum(fractions.values()) >= 1:
+        raise ValueError(f"fractions: {dict(fractions)} must be 0 or more and together less than 1")
+    highest: dict[str, int] = {}
+    for patient, label in zip(patients, labels, strict=True):
+        highest[patient] = max(label, highest.get(patient, label))
+    of_label: dict[int, list[str]] = defaultdict(list)
+    for patient, label in sorted(highest.items()):
+        of_label[label].append(patient)
+    generator = np.random.default_rng(seed)
+    places: dict[str, str] = {}
+    for _, names in sorted(of_label.items()):
+        left = [names[i] for i in generator.permutation(len(names))]
+        for name, fraction in fractions.items():
+            count = min(max(1, round(fraction * len(names))), len(left) - 1) if fraction > 0 else 0
+            places |= dict.fromkeys(left[:count], name)
+            left = left[count:]
+    return [places.get(patient, "train") for patient in patients]
+
+
+def patients(items: Sequence[Item]) -> dict[str, str]:
+    """image_id -> name of its unit of splitting: patients that share a group (near-duplicate images) are one unit.
+
+    Example:
+        >>> patients([{"image_id": "a", "patient_id": "p"}, {"image_id": "b", "patient_id": "q"}])
+        {'a': 'p', 'b': 'q'}
+    """
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            name = root[name]
+        return name
+
+    for item in items:
+        if group := item.get("group_id"):
+            a, b = sorted((find(item["patient_id"]), find(f"group {group}")), key=lambda n: (n.startswith("group "), n))
+            root[b] = a
+    return {item["image_id"]: find(item["patient_id"]) for item in items}
+
+
+def _rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(stream)]
+    except FileNotFoundError as error:
+        raise ListError(f"{file.name}: CSV: not found; check the path") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ListError(f"{file.name}: CSV: cannot be read as UTF-8 CSV; save it as such") from error
+    if not rows:
+        raise ListError(f"{file.name}: CSV: has no rows below the header")
+    for column in required:
+        if column not in rows[0]:
+            raise ListError(f"{file.name}: {column}: column missing; it has {', '.join(rows[0])}")
+        empty = next((number for number, row in enumerate(rows, start=2) if not row[column]), None)
+        if empty:
+            raise ListError(f"{file.name}: line {empty}: {column}: empty; fill it in or remove the line")
+    return rows
+
+
+def _split_name(value: str | None, file: Path, number: int) -> str | None:
+    if not value:
+        return None
+    if value.lower() not in SPLIT_NAMES:
+        raise ListError(f"{file.name}: line {number}: split: '{value}' is unknown; use train, validation or test")
+    return SPLIT_NAMES[value.lower()]
+
+
+def _fact(name: str, value: str, key: bytes, where: str) -> str | int:
+    if name == "group_id":
+        return hashed(key, value)
+    if name != "fold":
+        return value
+    if not value.isdecimal():
+        raise ListError(f"{where}: fold: '{value}' is not a whole number from 0; number the folds")
+    return int(value)
+
+
+def _by_id(rows: Sequence[dict[str, str]], column: str, file: Path) -> dict[str, tuple[int, dict[str, str]]]:
+    """Line number and row of each id; lines that repeat an id must agree."""
+    found: dict[str, tuple[int, dict[str, str]]] = {}
+    for number, row in enumerate(rows, start=2):
+        line, first = found.setdefault(row[column], (number, row))
+        for field in ("label", "split"):
+            if first.get(field) != row.get(field):
+                raise ListError(f"{file.name}: line {number}: {field}: differs from that of line {line}; keep one")
+    return found
+
+
+def _tell(names: Sequence[str], why: str, shown: int = 20) -> None:
+    if names:
+        more = f" and {len(names) - shown} more" if len(names) > shown else ""
+        log.warning("left out, %s: %s%s", why, ", ".join(names[:shown]), more)
+
+
+def _number(
+    items: Sequence[Item], rows: Sequence[Mapping[str, str]], order: Sequence[str] | None, file: Path
+) -> list[str]:
+    """Replace the labels of items by numbers; returns the class names in label order."""
+    names = {row["label"]: row.get("label_name") or row["label"] for row in rows}
+    if all(label.isdecimal() for label in names):
+        numbers = {label: int(label) for label in names}
+        if not order and sorted(set(numbers.values())) != list(range(len(names))):
+            raise ListError(f"{file.name}: label: {sorted(names)} do not number classes from 0 on; give --classes a,b")
+        classes = list(order or [names[label] for label in sorted(names, key=int)])
+    else:
+        classes = list(order or sorted(names))
+        numbers = {name: number for number, name in enumerate(classes)}
+    unknown = [label for label in names if numbers.get(label, len(classes)) >= len(classes)]
+    if unknown or len(classes) < 2:
+        raise ListError(f"{file.name}: label: {unknown or classes} do not make two or more classes; give --classes a,b")
+    for item in items:
+        item["label"] = numbers[item["label"]]
+    return classes
+
+
+def _headers(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """Every file below a folder in order of name, with its header, or ``NO_IMAGE``."""
+    import pydicom
+
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:  # force: old films lack the preamble, and the reader reads them
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
+            header = None
+        image = header is not None and {"Rows", "Columns", "BitsAllocated"} <= set(header.dir())
+        yield path, header if image else NO_IMAGE
+
+
+def _item_of(path: Path, header: Any, key: bytes) -> Item:
+    def text(field: str) -> str:
+        return str(header.get(field) or "").strip()  # an empty element is None
+
+    if not text("PatientID"):  # else all such films would count as one patient
+        raise ListError(f"{path.name}: PatientID: missing, so its patient cannot be kept in one split; fill it in")
+    item: Item = {
+        "image": path.as_posix(),
+        "patient_id": hashed(key, text("PatientID")),
+        "image_id": hashed(key, text("SOPInstanceUID") or path.as_posix()),
+        "sex": text("PatientSex"),
+        "age_group": age_group(text("PatientAge")),
+        "projection": text("ViewPosition"),
+        "manufacturer": text("Manufacturer"),
+    }
+    return {name: value for name, value in item.items() if value}
+
+
+def age_group(age: str) -> str:
+    """Decade of a DICOM age string (PS3.5 §6.2, AS), ``"90+"`` from 90 years; "" where it is none.
+
+    Example:
+        >>> age_group("045Y"), age_group("007M"), age_group("093Y"), age_group("")
+        ('40-49', '0-9', '90+', '')
+    """
+    if len(age) != 4 or not age[:3].isdecimal() or age[3] not in "DWMY":
+        return ""
+    decade = int(age[:3]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[age[3]] // 10 * 10
+    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"

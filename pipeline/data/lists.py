@@ -1,0 +1,227 @@
+"""Data lists: which image, which label, which patient, which split. JSON, readable and writable by hand.
+
+    {"name": …, "classes": ["normal", "pneumonia"],
+     "train": [{"image": "a/1.dcm", "label": 0, "patient_id": "p1", "image_id": "i1", "sex": "F", …}, …],
+     "validation": […], "test": […]}
+
+Paths are relative to a dataset folder given at use; patients (and groups) stand in one split only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SPLITS = ("train", "validation", "test")
+FACTS = ("group_id", "site", "sex", "age_group", "projection", "manufacturer", "fold")
+"""Optional columns of an item; each becomes a column of the evaluation table."""
+REQUIRED = ("image", "label", "patient_id", "image_id")
+PUBLIC = b"public"
+"""The published key: lists of public data are hashed with it, so that everybody gets the same ids and checksums."""
+
+
+class ListError(ValueError):
+    """A fault of a data list, in one line: file, field, cure."""
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A data list, checked as a whole: its classes, its items, and that nobody stands in two splits.
+
+    Returns:
+        The JSON object. ``validation`` and ``test`` are empty where the file has none: :func:`load` refuses those.
+
+    Raises:
+        ListError: the file is missing or not JSON; a key, class or label is missing or unknown; an image stands twice,
+            a patient or group in two splits; a stored checksum disagrees.
+    """
+    path = Path(path)
+    return checked(_parsed(path), path.name)
+
+
+def checked(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """The content of the list called ``name``, refused as in :func:`read`; so a faulty list is not even written."""
+    _check_classes(content.get("classes"), name)
+    if "train" not in content:
+        raise ListError(f"{name}: train: missing; a list has the splits {', '.join(SPLITS)}")
+    for split in SPLITS:
+        items = content.setdefault(split, [])
+        if not isinstance(items, list):
+            raise ListError(f"{name}: {split}: must be a list of items")
+        for number, item in enumerate(items):
+            _check_item(item, len(content["classes"]), f"{name}: {split}[{number}]")
+    _refuse_repeats(content, name)
+    for field in ("patient_id", "group_id"):
+        _refuse_overlap(content, field, name)
+    if content.get("checksum") not in (None, checksum_of(content)):
+        raise ListError(f"{name}: checksum: disagrees with ids, labels and splits; restore the list or build it anew")
+    return content
+
+
+def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str, Any]]:
+    """The items of one split, images as absolute paths below ``dataset_dir``, ready for a MONAI ``Dataset``.
+
+    Raises:
+        ListError: as :func:`read`; there is no such split, or it is empty or has one class only; images are missing.
+    """
+    path, content = Path(path), read(path)
+    if split not in SPLITS:
+        raise ListError(f"{path.name}: {split}: no such split; use {', '.join(SPLITS)}")
+    folder = Path(dataset_dir).absolute()
+    items = [item | {"image": str(folder / item["image"])} for item in content[split]]
+    present = {item["label"] for item in items}
+    if not items:
+        raise ListError(f"{path.name}: {split}: empty; give it images of every class")
+    if len(present) < 2:
+        only = content["classes"][present.pop()]
+        raise ListError(f"{path.name}: {split}: only the class '{only}'; give it images of every class")
+    missing = [item["image"] for item in items if not Path(item["image"]).is_file()]
+    if missing:
+        first = Path(missing[0]).name
+        raise ListError(
+            f"{path.name}: image: {len(missing)} of {len(items)} missing, first {first}; check --dataset-dir"
+        )
+    return items
+
+
+def class_names(path: str | Path) -> list[str]:
+    """Names of the classes in label order."""
+    names: list[str] = read(path)["classes"]
+    return names
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 over classes, ids, labels and splits: two lists of one checksum train and test on the same images."""
+    return checksum_of(read(path))
+
+
+def checksum_of(content: Mapping[str, Any]) -> str:
+    """As :func:`checksum`, of a list in memory: the order of items, paths and other facts do not count."""
+    rows = sorted(
+        [split, item["image_id"], item["patient_id"], item["label"]] for split in SPLITS for item in content[split]
+    )
+    return hashlib.sha256(json.dumps([content["classes"], rows]).encode()).hexdigest()
+
+
+def prior(items: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Share of each label among items, in label order up to the highest that occurs.
+
+    Example:
+        >>> prior([{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}])
+        [0.25, 0.75]
+    """
+    counts = Counter(item["label"] for item in items)
+    return [counts[label] / len(items) for label in range(max(counts) + 1)]
+
+
+def balanced_weights(items: Sequence[Mapping[str, Any]]) -> list[float]:
+    """A sampling weight for each item, 1 / (count of its label), so that classes are drawn equally often.
+
+    Example:
+        >>> balanced_weights([{"label": 0}, {"label": 1}, {"label": 1}])
+        [1.0, 0.5, 0.5]
+    """
+    counts = Counter(item["label"] for item in items)
+    return [1 / counts[item["label"]] for item in items]
+
+
+def hashed(key: bytes, value: str) -> str:
+    """HMAC-SHA256 of an identifier, as 16 hex digits.
+
+    64 bits keep even ten million identifiers apart (a collision has a chance of 3 in a million), and without the key
+    nobody can look up whether a given PatientID is among them. With the published key anybody can: it is for public
+    data, whose ids are public.
+
+    Source: HMAC, RFC 2104; the birthday bound n²/2⁶⁵.
+
+    Example:
+        >>> hashed(b"public", "patient 1")
+        '7c9b7ffd7d38e91f'
+    """
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def key_from(name: str) -> bytes:
+    """The published key for ``public``, else what :func:`key_file` says of the file of that name."""
+    return PUBLIC if name == "public" else key_file(name)
+
+
+def key_file(path: str | Path) -> bytes:
+    """The content of a key file; where it is absent, 32 random bytes are put there, readable by its owner only.
+
+    Raises:
+        ListError: the file is there but empty.
+    """
+    path = Path(path)
+    try:  # O_EXCL: of two processes one makes the key, and the mode is right from the first moment
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if not key:
+            raise ListError(f"{path.name}: key: empty; remove the file to have a new key made") from None
+        return key
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key := os.urandom(32))
+    return key
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ListError(
+            f"{path.name}: data list: not found; make one with rtda data build, or check --data-list"
+        ) from error
+    except OSError as error:
+        raise ListError(f"{path.name}: data list: {error.strerror}; give a JSON file that you may read") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise ListError(f"{path.name}: line {line}: not JSON; correct it") from error
+    if not isinstance(content, dict):
+        raise ListError(f"{path.name}: data list: not a JSON object with classes and splits; see the README")
+    return content
+
+
+def _check_classes(classes: Any, name: str) -> None:
+    named = isinstance(classes, list) and all(isinstance(one, str) and one for one in classes)
+    if not named or len(set(classes)) < max(2, len(classes)):
+        raise ListError(f"{name}: classes: must be a list of at least two different names, in label order")
+
+
+def _check_item(item: Any, classes: int, where: str) -> None:
+    for key in REQUIRED:
+        if not isinstance(item, dict) or key not in item:
+            raise ListError(f"{where}: {key}: missing; every item has {', '.join(REQUIRED)}")
+        if key != "label" and not (isinstance(item[key], str) and item[key]):
+            raise ListError(f"{where}: {key}: must be a text that is not empty, not {item[key]!r}")
+    for key in FACTS:  # the evaluation table's columns have these types
+        kind = int if key == "fold" else str
+        if item.get(key) is not None and type(item[key]) is not kind:
+            raise ListError(f"{where}: {key}: must be {'an integer' if kind is int else 'a text'}, not {item[key]!r}")
+    if type(item["label"]) is not int or not 0 <= item["label"] < classes:
+        raise ListError(f"{where}: label: {item['label']!r} is unknown; labels are 0 to {classes - 1}")
+    image = Path(item["image"])
+    if image.is_absolute() or ".." in image.parts:
+        raise ListError(f"{where}: image: must be a path below the dataset folder, like films/1.dcm")
+
+
+def _refuse_repeats(content: Mapping[str, Any], name: str) -> None:
+    for field in ("image", "image_id"):
+        counts = Counter(item[field] for split in SPLITS for item in content[split])
+        twice = [value for value, count in counts.items() if count > 1]
+        if twice:
+            raise ListError(f"{name}: {field}: '{Path(twice[0]).name}' stands twice; every image stands once")
+
+
+def _refuse_overlap(content: Mapping[str, Any], field: str, name: str) -> None:
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        for item in content[split]:
+            value = item.get(field)
+            if value is not None and seen.setdefault(value, split) != split:
+                raise ListError(f"{name}: {field}: '{value}' in {seen[value]} and {split}; keep it in one split")

@@ -1,0 +1,183 @@
+"""Bundles and runs as folders: finding them by name, reading their YAML. Imports neither torch nor MONAI."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+INSTALLED = Path(__file__).resolve().parents[2] / "bundles"
+
+ROOT_IDS = (
+    *(
+        "seed",
+        "image_size",
+        "radius_224",
+        "radius",
+        "consistency_weight",
+        "trades_weight",
+        "learning_rate",
+        "max_epochs",
+    ),
+    *("batch_size", "num_workers", "val_interval", "precision", "data_list", "dataset_dir", "output_dir", "run_name"),
+    *("augmentation", "attack"),
+)
+"""Ids at the root of every bundle's train.yaml: what a user may set."""
+
+RECIPE_IDS = ("views", "stack", "supervise", "weight", "divergence")
+"""Ids that a recipe sets, all of them and no others."""
+
+
+class BundleError(ValueError):
+    """A bundle, recipe, run or key that is not there, in one line with the cure."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with ``configs/`` as MONAI defines it."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    def config(self, name: str) -> Path:
+        """Path of ``configs/<name>.yaml``."""
+        path = self.root / "configs" / f"{name}.yaml"
+        if not path.is_file():
+            raise BundleError(f"{self.name}: configs/{name}.yaml: missing; not a bundle of rtda")
+        return path
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """``configs/metadata.json``."""
+        path = self.root / "configs" / "metadata.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise BundleError(f"{self.name}: configs/metadata.json: missing or not JSON; restore it") from error
+        return content
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the outputs in order, from the metadata's ``channel_def``."""
+        channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        return [channels[key] for key in sorted(channels, key=int)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: ``config.yaml``, ``metrics.jsonl``, ``best.pt``, ``last.pt``, ``predictions.parquet`` and more."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration as it ran: bundle, recipe and options merged."""
+        return self.folder / "config.yaml"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Contents of ``config.yaml``."""
+        return read_yaml(self.config)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run says of itself: bundle, recipe, version, checksum of the list."""
+        facts: dict[str, Any] = self.settings["rtda"]
+        return facts
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that the run was trained from."""
+        return find_bundle(self.facts["bundle"])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (path / "config.yaml").is_file()
+
+
+def find_run(name: str) -> Run:
+    """The run in a folder; raises :class:`BundleError` if it is none."""
+    if not is_run(Path(name)):
+        raise BundleError(f"{Path(name).name}: config.yaml: missing; not a run folder (rtda train makes one)")
+    return Run(Path(name))
+
+
+def find_bundle(name: str) -> Bundle:
+    """A bundle folder, a packed zip, else an installed bundle; raises :class:`BundleError` naming those installed."""
+    path = Path(name)
+    if (path / "configs").is_dir():
+        return Bundle(path.resolve())
+    if path.suffix == ".zip" and path.is_file():
+        return Bundle(_unzipped(path))
+    if (INSTALLED / name / "configs").is_dir():
+        return Bundle(INSTALLED / name)
+    known = sorted(folder.parent.name for folder in INSTALLED.glob("*/configs"))
+    raise BundleError(f"{path.name}: bundle: not found; give a bundle folder, a zip, or one of {', '.join(known)}")
+
+
+def _unzipped(path: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rtda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+    except zipfile.BadZipFile as error:
+        raise BundleError(f"{path.name}: not a zip; pack the run again with rtda pack") from error
+    roots = [configs.parent for configs in folder.glob("*/configs")]
+    if len(roots) != 1:
+        raise BundleError(
+            f"{path.name}: configs: a packed bundle holds one folder with configs/, this one {len(roots)}"
+        )
+    return roots[0]
+
+
+def find_recipe(name: str) -> Path:
+    """Path of a recipe overlay: a shipped one by its name, or a YAML file."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else INSTALLED / "recipes" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (INSTALLED / "recipes").glob("*.yaml")))
+        raise BundleError(f"{Path(name).name}: recipe: not found; choose one of {known}, or give a YAML file")
+    _refuse_unknown(path.name, read_yaml(path), RECIPE_IDS)
+    return path
+
+
+def find_views(name: str) -> Path:
+    """Path of an evaluation preset: a shipped one by its name, or a YAML file."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else INSTALLED / "views" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (INSTALLED / "views").glob("*.yaml")))
+        raise BundleError(f"{Path(name).name}: preset: not found; choose one of {known}, or give a YAML file")
+    _refuse_unknown(path.name, read_yaml(path), ("evaluation_views",))
+    return path
+
+
+def _refuse_unknown(file: str, content: dict[str, Any], known: Iterable[str]) -> None:
+    for key in content:
+        if key not in known:
+            raise BundleError(f"{file}: {key}: unknown key; allowed are {', '.join(known)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; raises :class:`BundleError` naming the file and line."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise BundleError(f"{path.name}: line {line}: not YAML; correct it") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path.name}: not a mapping of ids; correct it")
+    return content

@@ -1,0 +1,193 @@
+"""Evaluation: a model, views and a data set give one table, the same however it is computed.
+
+Images are taken in fixed shards: shard k is the k-th ``SHARD`` images in list order, and the model always sees a whole
+shard. Before each (view, shard) torch's generator is seeded from (seed, view, k) and afterwards it is as it was, so
+that neither the number of processes and workers nor an interruption changes a number, and training does not notice.
+The model runs in float32 with TF32 off: logits in bf16 tie, and ties look like robustness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from monai.data import DataLoader, Dataset, set_rnd
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..attacks import frozen
+from ..files import write_whole
+from ..seeding import derived_seed, forked
+from ..views import View, check_views, parent_of, plain
+from .table import ITEM_COLUMNS, merge, write_part
+
+SHARD = 64
+"""Images of a shard."""
+
+
+def named(views: Sequence[View]) -> dict[str, View]:
+    """Views under the names they give themselves (``view.name``), in order.
+
+    Raises:
+        ValueError: two views have one name.
+    """
+    names = [name_of(view) for view in views]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"views: '{name}' stands twice; names must be unique")
+    return dict(zip(names, views, strict=True))
+
+
+def name_of(view: Any) -> str:
+    """The name that a view, or the transform inside it, gives itself."""
+    if parent := parent_of(view):
+        return f"{name_of(view.view)}_from_{parent}"
+    name: str = view.name if hasattr(view, "name") else view.inner.name
+    return name
+
+
+def described(view: Any) -> dict[str, Any]:
+    """Family, norm, ε and severity of a view, as far as it has them."""
+    view = getattr(view, "view", view)
+    if hasattr(view, "ball"):
+        return {"family": "attack", "norm": view.ball.norm, "epsilon": view.ball.radius}
+    if hasattr(view, "inner"):
+        return {"family": "shift", "severity": getattr(view.inner, "severity", None)}
+    return {"family": "clean"}
+
+
+class Evaluation:
+    """One model evaluated on one split: ``claim`` once, ``run`` in as many processes as wanted, then ``table``.
+
+    Args:
+        model: (B, C, *spatial) in [0, 1] -> logits (B, K), on its device.
+        views: name -> view, in order; see :func:`named`.
+        items: the split's items of the data list, in order.
+        transform: item -> {"image": float32 (C, *spatial) in [0, 1], "label": int, …}.
+        record: columns that are the same in every row: bundle, recipe, seed, checkpoint, split.
+        parts: folder for the part files. Parts of the same evaluation are kept, others are removed.
+        seed: of the views' draws.
+        threads: CPU threads of each rank; sums differ in the last bit between thread counts.
+
+    Raises:
+        ValueError: logits are not finite, or not (B, K).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        views: Mapping[str, View],
+        items: Sequence[Mapping[str, Any]],
+        transform: Any,
+        record: Mapping[str, Any],
+        parts: Path,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
+        check_views(views)
+        self.model, self.views, self.items, self.record = model, dict(views), items, dict(record)
+        self.transform, self.parts, self.seed, self.threads = transform, parts, seed, threads
+        self.shards = [range(i, min(i + SHARD, len(items))) for i in range(0, len(items), SHARD)]
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def claim(self) -> None:
+        """Keep the parts that are there only if they belong to this very evaluation."""
+        identity = {
+            "record": self.record,
+            "views": {name: f"{view!r} {getattr(view, 'inner', '')!r}" for name, view in self.views.items()},
+            "images": [item["image_id"] for item in self.items],
+            "weights": weights_checksum(self.model.state_dict()),
+            "seed": self.seed,
+            "threads": self.threads,
+        }
+        content = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest().encode()
+        claim = self.parts / "evaluation"
+        if not (claim.is_file() and claim.read_bytes() == content):
+            shutil.rmtree(self.parts, ignore_errors=True)
+            write_whole(claim, content)
+
+    def run(self, rank: int = 0, ranks: int = 1, num_workers: int = 0) -> None:
+        """Compute the parts of shards rank, rank + ranks, … that are not there yet."""
+        todo = [k for k in range(rank, len(self.shards), ranks) if not all(map(Path.is_file, self._parts_of(k)))]
+        shards = [self.shards[k] for k in todo]
+        loader = DataLoader(Dataset(list(self.items), self.transform), batch_sampler=shards, num_workers=num_workers)
+        title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
+        with exact(self.threads), frozen(self.model), tqdm(total=len(todo), desc=title, disable=None) as bar:
+            for k, batch in zip(todo, loader, strict=True):
+                self._shard(k, plain(batch["image"]).to(self.device), batch["label"].to(self.device))
+                bar.update()
+
+    def table(self, facts: Mapping[str, Any]) -> pa.Table:
+        """Merge the parts, view by view in list order."""
+        return merge([self._part(k, view) for view in self.views for k in range(len(self.shards))], facts)
+
+    def discard(self) -> None:
+        """Remove the parts, once the table is safely written."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _shard(self, k: int, x: Tensor, y: Tensor) -> None:
+        made: dict[str, Tensor] = {}
+        for name, view in self.views.items():
+            seed = derived_seed(self.seed, name, k)
+            set_rnd(view, seed)
+            with forked(seed, self.device):
+                made[name] = view(self.model, made.get(parent_of(view) or "", x), y)
+            write_part(self._rows(k, name, x, made[name], y), self._part(k, name))
+
+    def _rows(self, k: int, name: str, clean: Tensor, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
+        with torch.no_grad():
+            logits = self.model(x).float()
+        if logits.ndim != 2 or not bool(logits.isfinite().all()):
+            raise ValueError(f"{name}: logits: {tuple(logits.shape)}, not a finite (images, classes); check the model")
+        delta = (x - clean).flatten(1)
+        values = {
+            "label": y,
+            "logits": logits,
+            "probabilities": logits.softmax(1),
+            "l2": torch.linalg.vector_norm(delta, dim=1),
+            "linf": delta.abs().amax(1),
+        }
+        columns = {key: value.cpu().tolist() for key, value in values.items()}
+        constant = self.record | {"view": name} | described(self.views[name])
+        return [
+            constant
+            | {column: self.items[i].get(column) for column in ITEM_COLUMNS}
+            | {key: column[row] for key, column in columns.items()}
+            for row, i in enumerate(self.shards[k])
+        ]
+
+    def _part(self, k: int, name: str) -> Path:
+        return self.parts / f"{k:05d}-{name}.parquet"
+
+    def _parts_of(self, k: int) -> list[Path]:
+        return [self._part(k, name) for name in self.views]
+
+
+@contextmanager
+def exact(threads: int) -> Iterator[None]:
+    """Float32 as such: TF32 off, a fixed number of CPU threads; all as before afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    torch.set_num_threads(threads)
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+def weights_checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of a model's state, independent of the file that held it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

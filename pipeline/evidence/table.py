@@ -1,0 +1,77 @@
+"""The table: one row for each image and view. Every metric, plot and test is a pure function of it.
+
+Written in parts, one for each (shard, view), each renamed when complete — a killed Parquet file has no footer — and
+merged in a fixed order at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import write_whole
+
+COLUMNS = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("bundle", "recipe")],
+        *[(name, pa.int64()) for name in ("seed", "fold")],
+        *[(name, pa.string()) for name in ("checkpoint", "split", "image_id", "patient_id", "group_id")],
+        *[(name, pa.string()) for name in ("site", "sex", "age_group", "projection", "manufacturer")],
+        ("label", pa.int64()),
+        *[(name, pa.string()) for name in ("view", "family", "norm")],
+        ("epsilon", pa.float64()),
+        ("severity", pa.int64()),
+        *[(name, pa.list_(pa.float32())) for name in ("logits", "probabilities")],
+        *[(name, pa.float32()) for name in ("l2", "linf")],
+    ]
+)
+"""Columns in order; absent facts are null. l2 and linf are distances to the clean image, in intensity units."""
+
+ITEM_COLUMNS = ("image_id", "patient_id", "group_id", "site", "sex", "age_group", "projection", "manufacturer", "fold")
+"""Columns that come from an item of the data list."""
+
+
+def write_part(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as one complete Parquet file; columns that a row lacks are null."""
+    write_table(pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS.names} for row in rows], COLUMNS), path)
+
+
+def merge(parts: Sequence[Path], facts: Mapping[str, Any]) -> pa.Table:
+    """Concatenate parts in the given order; ``facts`` (JSON) go into the table's metadata under ``rtda``."""
+    table = pa.concat_tables([pq.read_table(part, schema=COLUMNS) for part in parts]).combine_chunks()
+    return table.replace_schema_metadata({b"rtda": json.dumps(facts, sort_keys=True).encode()})
+
+
+def write_table(table: pa.Table, path: Path) -> Path:
+    """Write a table, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return write_whole(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table.
+
+    Raises:
+        ValueError: the file is missing, damaged, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.name}: missing in '{path.parent.name}'; make it with rtda evaluate") from error
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path.name}: not a Parquet table; make it again with rtda evaluate") from error
+    if table.schema.names != COLUMNS.names:
+        raise ValueError(f"{path.name}: columns: not those of an evaluation table; make it again with rtda evaluate")
+    return table
+
+
+def facts_of(table: pa.Table) -> dict[str, Any]:
+    """What :func:`merge` put into the table's metadata."""
+    facts: dict[str, Any] = json.loads((table.schema.metadata or {}).get(b"rtda", b"{}"))
+    return facts

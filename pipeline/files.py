@@ -1,0 +1,41 @@
+"""Files that are either whole or absent: written under a temporary name, flushed, and renamed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file atomically: a reader, or a later run after a kill, sees the old content or the new, nothing between.
+
+    Raises:
+        OSError: the file could not be written (full disk, no permission); the message names it, and what stood there
+            before still stands.
+
+    Example:
+        >>> import tempfile
+        >>> write_whole(Path(tempfile.mkdtemp()) / "note.txt", b"whole").read_bytes()
+        b'whole'
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        _discard(temporary)
+        reason = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{path.name}: cannot be written ({reason}); free space or choose another folder"
+        ) from error
+    return path
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # the folder itself may be the fault; the first error is the one to report
+        path.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Wrappers that fix where standardisation, precision and memory layout belong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+class Standardized(nn.Module):
+    """A network whose first layer is (x − mean) / std, so that ε keeps its meaning in [0, 1] intensities.
+
+    Args:
+        network: (B, C, *spatial) -> logits (B, classes).
+        mean: of the training images in [0, 1], one number or one a channel.
+        std: likewise, > 0.
+
+    Example:
+        >>> Standardized(nn.Identity(), mean=0.5, std=0.25)(torch.ones(1, 1, 1))
+        tensor([[[2.]]])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).reshape(-1))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).reshape(-1))
+        if not bool((self.std > 0).all()):
+            raise ValueError(f"std: {std} must be > 0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of images in [0, 1]."""
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        logits: Tensor = self.network((x - self.mean.reshape(shape)) / self.std.reshape(shape))
+        return logits
+
+
+class AsCalled(nn.Module):
+    """A network as the engine and the attack both call it: one precision, one memory layout, float32 logits.
+
+    Args:
+        network: the network whose weights are trained and saved.
+        precision: ``"bfloat16"`` autocast, ``"float32"``, or ``"auto"``: bfloat16 where the device computes it
+        natively.
+        layout: ``"contiguous"``, or ``"channels_last"`` (2-D images only).
+        compile: compile the network in place; attack and step then share the compiled graph.
+
+    Checkpoints hold the *wrapped* network's state: save ``network_def``, not this.
+
+    Example:
+        >>> AsCalled(nn.Linear(2, 2), precision="bfloat16")(torch.zeros(1, 2)).dtype
+        torch.float32
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precision: Precision = "auto",
+        layout: Literal["contiguous", "channels_last"] = "contiguous",
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"precision: '{precision}' is unknown; choose auto, bfloat16 or float32")
+        if layout not in ("contiguous", "channels_last"):
+            raise ValueError(f"layout: '{layout}' is unknown; choose contiguous or channels_last")
+        self.format = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
+        self.network = network.to(memory_format=self.format)  # type: ignore[call-overload]
+        self.precision = precision
+        if compile:
+            network.compile()
+
+    def train(self, mode: bool = True) -> AsCalled:
+        """Set the mode; held away from an exported program, which has one built in and raises."""
+        with contextlib.suppress(NotImplementedError):
+            super().train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return float32 logits."""
+        reduced = self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(x.device))
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=reduced):
+            logits: Tensor = self.network(x.contiguous(memory_format=self.format))
+        return logits.float()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; emulation is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

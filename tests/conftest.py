@@ -1,0 +1,65 @@
+"""Fixtures for all tests: the real images, and a writer of small DICOM films."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real public images: RTDA_DATA, else ../shared/data beside the checkout; skips where there is none."""
+    default = Path(__file__).parents[1] / "../shared/data"
+    folder = Path(os.environ.get("RTDA_DATA", default)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is no folder; set RTDA_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def film_header() -> Callable[..., pydicom.Dataset]:
+    """Make the header of an unsigned MONOCHROME2 DX film of 8 bits; given fields replace, None leaves out."""
+    return _film_header
+
+
+@pytest.fixture(scope="session")
+def write_film() -> Callable[..., Path]:
+    """Write pixels as a DICOM film (Explicit VR Little Endian, with preamble), given fields in its header."""
+
+    def write(path: Path, pixels: np.ndarray, **fields: Any) -> Path:
+        header = _film_header(**{"Rows": pixels.shape[0], "Columns": pixels.shape[1]} | fields)
+        header.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+        header["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        header.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
+
+
+def _film_header(**fields: Any) -> pydicom.Dataset:
+    bits = fields.get("BitsStored", 8)
+    base = {
+        "SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation,
+        "SOPInstanceUID": "1.2.3",
+        "Modality": "DX",
+        "PhotometricInterpretation": "MONOCHROME2",
+        "SamplesPerPixel": 1,
+        "BitsAllocated": 8 if bits <= 8 else 16,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": 0,
+    }
+    header = pydicom.Dataset()
+    for field, value in (base | fields).items():
+        if value is not None:
+            setattr(header, field, value)
+    return header

@@ -1,0 +1,291 @@
+"""One film in any format gives one tensor; everything else is refused in one line."""
+
+from __future__ import annotations
+
+import doctest
+import gzip
+import pickle
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, EnsureChannelFirst, LoadImage, LoadImaged
+from PIL import Image, PngImagePlugin
+from rtda.transforms import reader
+from rtda.transforms.dicom import NO_FACTS, Choices, DicomError
+from rtda.transforms.reader import FilmReader, ImageError
+
+FILM = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)  # not square, no symmetry
+# LoadImage makes all of MONAI's readers, and one of them warns where its decoder is not installed.
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+
+
+def load(path):
+    return Compose([LoadImage(reader=FilmReader(), image_only=True), EnsureChannelFirst()])(path)
+
+
+def read(path):
+    film_reader = FilmReader()
+    return film_reader.get_data(film_reader.read(path))[0]
+
+
+def save_sitk(path, array):
+    sitk.WriteImage(sitk.GetImageFromArray(array), path, imageIO="NiftiImageIO")
+    return path
+
+
+def test_examples_run():
+    result = doctest.testmod(reader)
+    assert result.attempted
+    assert result.failed == 0
+
+
+# -- THE test of the design: images are one thing in every format --
+
+
+@pytest.fixture
+def films(tmp_path, write_film):
+    """The same film in every format, told apart only by content."""
+    Image.fromarray(FILM).save(tmp_path / "a", format="PNG")
+    write_film(tmp_path / "b", FILM)
+    save_sitk(tmp_path / "c.nii", FILM).rename(tmp_path / "c")
+    (tmp_path / "d").write_bytes(gzip.compress((tmp_path / "c").read_bytes()))
+    save_sitk(tmp_path / "e.nii", FILM[None]).rename(tmp_path / "e")
+    bare = pydicom.dcmread(tmp_path / "b")
+    del bare.file_meta
+    bare.preamble = None
+    bare.save_as(tmp_path / "f", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    Image.fromarray(FILM).convert("RGB").save(tmp_path / "g", format="PNG")
+    return [tmp_path / name for name in "abcdefg"]
+
+
+def test_one_film_of_8_bits_is_bit_equal_in_every_format(films):
+    expected = torch.from_numpy((FILM / 255).astype(np.float32))[None]
+    for path in films:
+        image = load(path)
+        assert image.dtype == torch.float32
+        assert image.shape == (1, 5, 7)
+        assert torch.equal(image.as_tensor(), expected), path.name
+
+
+def test_12_bits_against_a_16_bit_png(tmp_path, write_film):
+    stored = np.random.default_rng(1).integers(0, 4096, (6, 4), dtype=np.uint16)
+    stored.flat[:2] = 0, 4095
+    Image.fromarray(np.round(stored / 4095 * 65535).astype(np.uint16)).save(tmp_path / "png", format="PNG")
+    film = load(write_film(tmp_path / "dicom", stored, BitsStored=12))
+    assert (film - load(tmp_path / "png")).abs().max() <= 1 / 65535
+    assert film.max() == 1
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path, films):
+    films[1].rename(tmp_path / "film.png")
+    films[0].rename(tmp_path / "film.dcm")
+    assert torch.equal(load(tmp_path / "film.png").as_tensor(), load(tmp_path / "film.dcm").as_tensor())
+
+
+def test_facts_of_all_formats_collate_in_one_batch(films):
+    data = Dataset(
+        [{"image": path} for path in films],
+        LoadImaged(keys="image", reader=FilmReader(), ensure_channel_first=True, image_only=True),
+    )
+    batch = next(iter(DataLoader(data, batch_size=len(films))))["image"]
+    assert batch.shape == (len(films), 1, 5, 7)
+    assert batch.meta["film_format"] == ["PNG", "DICOM", "NIfTI", "NIfTI", "NIfTI", "DICOM", "PNG"]
+    assert batch.meta["film_modality"][:2] == ["", "DX"]
+    assert batch.meta["film_rows"].tolist() == [5] * len(films)
+    assert {f"film_{key}" for key in NO_FACTS} <= set(batch.meta)
+
+
+# -- NIfTI --
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "PLS"])
+def test_a_stated_orientation_is_turned_to_lps(tmp_path, codes):
+    lps = nib.Nifti1Image(FILM.T[..., None], np.diag([-1, -1, 1, 1]))
+    start, goal = (nib.orientations.axcodes2ornt(c) for c in ("LPS", codes))
+    turned = lps.as_reoriented(nib.orientations.ornt_transform(start, goal))
+    nib.save(turned, tmp_path / "film.nii")
+    assert "".join(nib.aff2axcodes(turned.affine)) == codes
+    assert np.array_equal(read(tmp_path / "film.nii"), (FILM / 255).astype(np.float32))
+
+
+def test_without_a_stated_orientation_the_order_is_columns_rows(tmp_path):
+    nib.save(nib.Nifti1Image(FILM.T, None), tmp_path / "film.nii")
+    assert np.array_equal(read(tmp_path / "film.nii"), (FILM / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_floats_are_taken_as_they_are(tmp_path, kind):
+    values = FILM.astype(">f4") / np.float32(255)
+    nib.save(kind(values.T, None), tmp_path / "film.nii.gz")
+    assert np.array_equal(read(tmp_path / "film.nii.gz"), values)
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (FILM.astype(np.int16), "datatype: int16 has no full scale"),
+        (FILM.astype(np.float32), r"pixels: floats lie outside \[0, 1\]"),
+        (np.where(FILM > 9, FILM / 255, np.nan).astype(np.float32), "pixels: hold NaN"),
+        (np.zeros((4, 4), np.uint8), "pixels: all have one value"),
+        (np.stack([FILM, FILM]), r"dim: \(7, 5, 2\) is not one film"),
+    ],
+)
+def test_nifti_without_a_scale_is_refused(tmp_path, array, match):
+    path = save_sitk(tmp_path / "film.nii", array)
+    with pytest.raises(ImageError, match=rf"^film\.nii: {match}"):
+        read(path)
+
+
+def test_a_film_outside_the_plane_is_refused(tmp_path):
+    coronal = np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(FILM.T[..., None], coronal), tmp_path / "film.nii")
+    with pytest.raises(ImageError, match="affine: the film does not lie"):
+        read(tmp_path / "film.nii")
+
+
+# -- PNG and JPEG --
+
+
+def test_colour_is_luma_in_float(tmp_path):
+    colour = np.random.default_rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "rgb.png")
+    Image.fromarray(colour).convert("RGBA").save(tmp_path / "rgba.png")
+    luma = colour[..., 0] * 0.299 + colour[..., 1] * 0.587 + colour[..., 2] * 0.114
+    np.testing.assert_allclose(read(tmp_path / "rgb.png"), luma / 255, atol=1e-7)
+    assert np.array_equal(read(tmp_path / "rgb.png"), read(tmp_path / "rgba.png"))
+
+
+def test_palette_and_bilevel_images(tmp_path):
+    image = Image.fromarray(FILM % 2).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "palette.png")
+    assert np.array_equal(read(tmp_path / "palette.png"), 1 - FILM % 2)
+    Image.fromarray(FILM > 127).save(tmp_path / "bilevel.png")
+    assert np.array_equal(read(tmp_path / "bilevel.png"), FILM > 127)
+
+
+def test_jpeg_grey_as_pillow_decodes_it_and_upright(tmp_path):
+    Image.fromarray(FILM).save(tmp_path / "plain.jpg", quality=95)
+    with Image.open(tmp_path / "plain.jpg") as image:
+        decoded = np.asarray(image)
+    assert np.array_equal(read(tmp_path / "plain.jpg"), (decoded / 255).astype(np.float32))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.fromarray(FILM).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    assert np.array_equal(read(tmp_path / "turned.jpg"), read(tmp_path / "plain.jpg")[::-1, ::-1])
+
+
+def _two_frames(path):
+    Image.fromarray(FILM).save(path, save_all=True, append_images=[Image.fromarray(255 - FILM)], format="PNG")
+
+
+def _translucent_grey(path):
+    Image.fromarray(FILM.astype(np.uint16)).save(path, format="PNG", transparency=3)
+
+
+def _deep_colour(path):
+    Image.fromarray(FILM).convert("RGB").save(path, format="PNG")
+    data = bytearray(path.read_bytes())
+    data[24] = 16  # IHDR says 16 bits a sample
+    data[29:33] = PngImagePlugin._crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("save", "match"),
+    [
+        (lambda p: Image.new("RGBA", (4, 4), (9, 9, 9, 128)).save(p, format="PNG"), "alpha: not opaque"),
+        (_translucent_grey, "alpha: not opaque"),
+        (lambda p: Image.new("CMYK", (4, 4)).save(p, format="JPEG"), "mode: CMYK is neither grey nor RGB"),
+        (_deep_colour, "bit depth: Pillow cuts 16-bit colour"),
+        (_two_frames, "frames: more than one"),
+        (lambda p: Image.new("L", (4, 4), 7).save(p, format="PNG"), "pixels: all have one value"),
+        (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"?" * 99), "file: not readable"),
+        (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0"), "file: not readable"),
+        (lambda p: p.write_bytes(gzip.compress(b"text")), "format: gzip, but not of a NIfTI"),
+        (lambda p: p.write_bytes(gzip.compress(b"text" * 999)[:-9]), "file: not readable|pixels: not decodable"),
+        (lambda p: p.write_text("text"), "format: neither a DICOM image"),
+        (lambda p: p.write_bytes(b""), "format: neither a DICOM image"),
+        (lambda p: p.mkdir(), "file: not readable .IsADirectoryError"),
+        (lambda p: None, "file: not readable .FileNotFoundError"),
+    ],
+)
+def test_other_images_are_refused_in_one_line(tmp_path, save, match):
+    save(tmp_path / "film")
+    with pytest.raises(ImageError, match=f"^film: (?:{match})") as caught:
+        read(tmp_path / "film")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_oversized_images_are_refused_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "MAX_PIXELS", 34)
+    Image.fromarray(FILM).save(tmp_path / "film.png")
+    save_sitk(tmp_path / "film.nii", FILM)
+    with pytest.raises(ImageError, match=r"^film\.png: size: 5 x 7 is over 34 pixels"):
+        read(tmp_path / "film.png")
+    with pytest.raises(ImageError, match=r"^film\.nii: dim: \(7, 5\) is over 34 pixels"):
+        read(tmp_path / "film.nii")
+
+
+# -- within MONAI --
+
+
+def test_a_refused_film_does_not_come_back_through_monais_readers(tmp_path, write_film):
+    """LoadImage tries its own readers when ``read`` raises; PydicomReader would return this one, not inverted."""
+    fields = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}
+    path = write_film(tmp_path / "film.dcm", FILM, **fields)
+    with pytest.raises(DicomError, match=r"^film\.dcm: PresentationLUTShape"):
+        LoadImage(reader=FilmReader())(path)
+    assert LoadImage(reader=FilmReader(Choices(polarity="shape")))(path).shape == (5, 7)
+
+
+def test_several_files_are_not_one_film(films):
+    with pytest.raises(ImageError, match=r"^a: files: a film is one file"):
+        LoadImage(reader=FilmReader())(films[:2])
+
+
+def test_reader_and_errors_pickle_for_workers():
+    assert pickle.loads(pickle.dumps(FilmReader(Choices(polarity="shape")))).choices.polarity == "shape"
+    assert str(pickle.loads(pickle.dumps(ImageError("a: b: c")))) == "a: b: c"
+
+
+def test_no_identity_leaves_the_reader(tmp_path, write_film):
+    secrets = {"PatientName": "Zebra^Quagga", "PatientID": "Z4711", "StudyDate": "20200131", "AccessionNumber": "Q99"}
+    folder = tmp_path / "zebra_folder"
+    folder.mkdir()
+    image = LoadImage(reader=FilmReader())(write_film(folder / "film.dcm", FILM, **secrets))
+    meta = {key: value for key, value in image.meta.items() if key != "filename_or_obj"}  # MONAI's own key
+    with pytest.raises(DicomError) as caught:
+        read(write_film(folder / "bad.dcm", FILM, HighBit=6, **secrets))
+    with pytest.raises(ImageError) as missing:
+        read(folder / "none.dcm")
+    for text in (str(meta), str(caught.value), str(missing.value)):
+        for secret in ("zebra", "quagga", "z4711", "20200131", "q99"):
+            assert secret not in text.lower()
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore")  # pydicom on damaged headers
+def test_every_real_file_is_a_film_or_a_polite_refusal(real_data):
+    files = sorted(path for path in (real_data / "dicom_reader/files").rglob("*") if path.is_file())
+    assert len(files) >= 100
+    films = 0
+    for path in files:
+        try:
+            image = read(path)
+        except (DicomError, ImageError) as error:
+            assert str(error).startswith(f"{path.name}: ")  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+            continue
+        films += 1
+        assert image.ndim == 2
+        assert image.dtype == np.float32
+        assert image.min() >= 0
+        assert image.max() <= 1
+    assert films >= 10

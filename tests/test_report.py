@@ -1,0 +1,263 @@
+"""The report: numbers of the tables, one file that fetches nothing, safe against hostile names, the same each time."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rtda.pipeline.evidence import report
+from rtda.pipeline.evidence.metrics import CONSTANT, summarise
+from rtda.pipeline.evidence.report import finding, read, write_report
+from rtda.pipeline.evidence.table import COLUMNS
+
+SIZE, RADIUS = 28, 0.25
+VIEWS = {
+    "clean": ("clean", None, None, None),
+    "fgsm_l2_0.25": ("attack", "l2", 0.25, None),
+    "pgd20_l2_0.125": ("attack", "l2", 0.125, None),
+    "pgd20_l2_0.25": ("attack", "l2", 0.25, None),
+    "pgd20_l2_0.5": ("attack", "l2", 0.5, None),
+    "contrast_down_5": ("shift", None, None, 5),
+    "contrast_up_5": ("shift", None, None, 5),
+    "gaussian_noise_5": ("shift", None, None, 5),
+}
+# How far the two classes lie apart in each view, in units of the noise.
+STRENGTH = {
+    "standard": (2.4, -0.6, 0.6, -1.4, -4.0, 0.8, 2.2, 1.8),
+    "adversarial": (1.9, 1.2, 1.5, 1.1, 0.3, 0.9, 1.7, 1.8),
+    "rtda": (2.2, 1.5, 1.8, 1.4, 0.6, 1.9, 2.1, 2.0),
+}
+
+
+def make_table(recipe="rtda", seed=0, n=90, classes=("normal", "pneumonia"), weight=12.0, views=VIEWS, **facts):
+    rng = np.random.default_rng([len(recipe), seed])
+    rows = []
+    for split, names in {"test": views, "validation": ["clean"]}.items():
+        labels = (np.arange(n) * 7 % 10 >= 4).astype(int) if len(classes) == 2 else np.arange(n) % len(classes)
+        for name in names:
+            strength = STRENGTH[recipe][list(VIEWS).index(name)]
+            logits = (
+                rng.normal(size=(n, len(classes)))
+                + strength * np.eye(len(classes))[labels]
+                + [0.3, *[0] * (len(classes) - 1)]
+            )
+            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            for i in range(n):
+                row = {"bundle": "phantom_rtda", "recipe": recipe, "seed": seed, "checkpoint": "best", "split": split}
+                row |= {"image_id": f"secret-image-{split}-{i}", "patient_id": f"secret-patient-{split}-{i // 2}"}
+                row |= {"label": int(labels[i]), "view": name, "logits": logits[i], "probabilities": p[i]}
+                rows.append(row | dict(zip(("family", "norm", "epsilon", "severity"), VIEWS[name], strict=True)))
+    known = {
+        "classes": list(classes),
+        "training_prior": [0.375, 0.625] if len(classes) == 2 else [1 / len(classes)] * len(classes),
+        "image_size": SIZE,
+        "channels": 1,
+        "threads": 1,
+        "checksum_list": "5f2b" * 16,
+        "checksum_weights": f"{len(recipe)}{seed}a7" * 16,
+        "consistency_weight": weight,
+        "versions": {"rtda": "0.1.0", "torch": "2.9.0", "monai": "1.6.1"},
+        "training_radius": RADIUS,
+        "training_norm": "l2",
+    }
+    table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS.names} for row in rows], COLUMNS)
+    return table.replace_schema_metadata({b"rtda": json.dumps(known | facts).encode()})
+
+
+def make_example(folder, recipe="rtda", n=3):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
+    clean = np.stack([0.15 + 0.6 * np.exp(-((x - s) ** 2) * 30 - y**2 * 8) for s in np.linspace(-0.2, 0.2, n)])[:, None]
+    delta = rng.normal(size=clean.shape)
+    delta *= RADIUS / np.sqrt((delta**2).sum(axis=(1, 2, 3), keepdims=True))
+    path = folder / f"secret-file-{recipe}.npz"
+    arrays = {
+        "clean": clean,
+        "augmented": 0.5 + 0.6 * (clean[..., ::-1] - 0.5),
+        "adversarial": (clean + delta).clip(0, 1),
+    }
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    labels = {"labels": np.arange(n) % 2, "predicted_clean": np.arange(n) % 2, "predicted_adversarial": np.ones(n, int)}
+    np.savez(path, **arrays, **labels, recipe=recipe, epsilon=RADIUS, norm="l2")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return [
+        make_table(recipe, seed, weight=w)
+        for recipe, w in (("standard", 0), ("adversarial", 0), ("rtda", 12))
+        for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    examples = [make_example(folder, "standard"), make_example(folder, "rtda")]
+    return write_report(tables, examples, folder / "new" / "report.html", "Phantom: robustness report").read_text()
+
+
+def plain(page):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+def test_every_number_of_the_main_table_is_the_mean_over_seeds(tables, page):
+    text = plain(page[page.index('id="results"') : page.index('id="curves"')])
+    for recipe in STRENGTH:
+        summaries = [summarise(t) for t in tables if t["recipe"][0].as_py() == recipe]
+        for view in VIEWS:
+            rows = [
+                s[(s["recipe"] == recipe) & (s["split"] == "test") & (s["view"] == view)].iloc[0] for s in summaries
+            ]
+            cells = []
+            for metric in ("auroc", "balanced_accuracy", "balanced_accuracy_at_half"):
+                values = [100 * row[metric] for row in rows]
+                cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}")
+            assert f"{recipe} {' '.join(cells)}" in text
+    assert text.count("n = 90") == len(VIEWS)
+
+
+def test_the_constant_stands_in_every_view(page):
+    assert plain(page).count(f"{CONSTANT} 50.0 50.0 50.0") == len(VIEWS)
+
+
+def test_facts_are_stated(page):
+    text = plain(page)
+    for fact in (
+        "ℓ2 ε = 0.25, RMS 2.28 grey levels of 255",
+        "28 × 28 pixels, 1 channel",
+        "90 (36 normal, 54 pneumonia), 45 patients",
+        "5f2b5f2b5f2b…",
+        "torch 2.9.0",
+        "RESEARCH USE ONLY",
+        "PGD-20 is not the strongest attack",
+        "the binary form is half of it",
+        "right for 60.0 % of them",
+        "own clean validation images",
+        "Means over 2 runs.",
+    ):
+        assert fact in text, fact
+
+
+VOID = ("meta", "img", "br", "link", "path", "use")
+
+
+class Links(HTMLParser):
+    """Every address that the page would load, every id, every element left open."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.ids, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.loaded += [v for k, v in attributes if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
+        self.ids += [v for k, v in attributes if k == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+        assert tag not in ("script", "iframe", "object", "link", "base")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_fetches_nothing_and_is_well_formed(page):
+    parser = Links()
+    parser.feed(page)
+    assert parser.open == []
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in parser.loaded)
+    assert {a[1:] for a in parser.loaded if a.startswith("#")} <= set(parser.ids)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert all(address.startswith("#") for address in re.findall(r"url\(([^)]*)\)", page))
+    assert not re.search(r"https?://|@import|//www", page)
+
+
+def test_no_image_id_patient_or_file_name_reaches_the_page(page):
+    assert "secret" not in page
+
+
+def test_figures_have_titles_and_follow_the_style_sheet(page):
+    figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(figures) == 4
+    for figure in figures:
+        assert re.match(r'<svg viewBox="[^"]*" role="img"><title>\S', figure)
+        assert "var(--series-3)" in figure
+        assert not re.search(r"#0[0-9a-f]{5}\b", figure)
+    assert all(re.search(r'alt="[^"]*"', image) for image in re.findall(r"<img[^>]*>", page))
+
+
+def test_a_hostile_name_is_escaped(tmp_path):
+    hostile = '<script>alert("x")</script>$\\frac'
+    table = make_table(classes=("normal", hostile), n=30, versions={"<b>": "<i>"})
+    page = write_report([table], [make_example(tmp_path)], tmp_path / "r.html", hostile).read_text()
+    assert "<script" not in page
+    assert "<i>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    example = make_example(tmp_path)
+    pages = [write_report([make_table(n=30)], [example], tmp_path / f"{i}.html", "t").read_bytes() for i in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_the_finding_names_the_best_the_next_and_the_constant(tables):
+    text = finding(read(tables))
+    scores = read(tables).over_seeds("pgd20_l2_0.25", "balanced_accuracy")["mean"].sort_values(ascending=False)
+    assert text == (
+        f"Under PGD-20 at the training radius, ℓ2 ε = 0.25, {scores.index[0]} has the most balanced accuracy, "
+        f"{scores.iloc[0]:.1%}; {scores.index[1]} has {scores.iloc[1]:.1%}, a constant answer has 50.0%."
+    ).replace("%", "\u00a0%")
+
+
+def test_the_finding_is_neutral(tables):
+    few = [v for v in VIEWS if not v.startswith("pgd20_l2_0.25")]
+    assert "no recipe has more balanced accuracy than a constant" in finding(read(tables[:1]))
+    assert re.search(
+        r"rtda has a balanced accuracy of \d+\.\d\s%, on clean images \d+\.\d\s%; a constant", finding(read(tables[4:]))
+    )
+    assert finding(read([make_table(views=few)])).startswith("On clean images rtda has")
+    twin = make_table(checksum_weights="f" * 64)
+    assert "rtda, weights 40a740 and rtda, weights ffffff have the same" in finding(read([make_table(), twin]))
+
+
+def test_methods_are_told_apart_by_weight_and_checkpoint():
+    last = make_table()
+    last = last.set_column(4, "checkpoint", pa.array(["last"] * len(last)))
+    assert [s.label for s in read([make_table(), last]).series] == ["rtda, best", "rtda, last"]
+    other = make_table(weight=4.0, checksum_weights="e" * 64)
+    assert [s.label for s in read([make_table(), other]).series] == ["rtda, λ = 12", "rtda, λ = 4"]
+
+
+def test_three_classes_and_no_pictures(tmp_path):
+    table = make_table(classes=("a", "b", "c"), n=60)
+    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    assert "Balanced accuracy at 0.5" not in text
+    assert "none: the class of highest probability is predicted" in text
+    assert "33.3" in text
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="at least one"):
+        read([])
+    with pytest.raises(ValueError, match="differ in training radius"):
+        read([make_table(), make_table("standard", training_radius=0.5)])
+    with pytest.raises(ValueError, match="twice"):
+        read([make_table(), make_table()])
+    np.savez(tmp_path / "bad.npz", clean=np.zeros((2, 28, 28)))
+    with pytest.raises(ValueError, match=r"\(n, 1, rows, columns\)"):
+        write_report([make_table(n=30)], [tmp_path / "bad.npz"], tmp_path / "r.html", "t")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (1, 1), (4.9, 2), (7, 5), (83, 50), (1e9, 500000)])
+def test_the_factor_of_the_difference_is_round(value, expected):
+    assert report._round_down(value) == expected

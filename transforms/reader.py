@@ -1,0 +1,203 @@
+"""A film in any format as one tensor: DICOM, PNG, JPEG and NIfTI behind a MONAI reader, told apart by content.
+
+A bundle's first transform: ``LoadImaged(keys="image", reader=FilmReader(), ensure_channel_first=True)``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from monai.config import PathLike
+from monai.data import ImageReader
+from monai.utils import MetaKeys, ensure_tuple
+from PIL import Image, ImageOps
+from pydicom.misc import is_dicom
+
+from . import dicom
+from .dicom import MAX_PIXELS, Choices, DicomError, Facts, Floats
+
+MAX_BYTES = 8 * MAX_PIXELS + 2**20  # the largest film in float64, and its header
+LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B: PS3.3 C.7.6.3.1.2
+GREY_OR_RGB = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+
+
+class ImageError(ValueError):
+    """A refused image, as one line ``<basename>: <field>: <what is wrong; what to do>``."""
+
+
+class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
+    """MONAI reader of single films: (rows, columns) float32 in [0, 1], whatever the format.
+
+    DICOM goes through ``dicom.to_intensity``. Unsigned integers of PNG, JPEG and NIfTI are divided by their type's
+    maximum, floats must lie in [0, 1], colour becomes Y = 0.299R + 0.587G + 0.114B. A NIfTI that states an orientation
+    is turned to LPS axes, so that its rows and columns are those of the DICOM film.
+
+    The metadata hold ``film_format`` and the keys of ``dicom.NO_FACTS`` with the prefix ``film_``, the same for every
+    format: no ids, names or dates. (LoadImage itself adds the path as ``filename_or_obj``.)
+
+    Args:
+        choices: what the bundle decides about ambiguous DICOM files.
+
+    Raises:
+        DicomError, ImageError: by ``get_data``, in one line naming the field.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> reader = FilmReader()
+        >>> image, meta = reader.get_data(reader.read(get_testdata_file("MR_small.dcm")))
+        >>> image.shape, image.dtype.name, meta["film_format"], meta["film_window"]
+        ((64, 64), 'float32', 'DICOM', '600/1600 LINEAR')
+    """
+
+    def __init__(self, choices: Choices | None = None) -> None:
+        self.choices = choices or Choices()
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Any: the content decides, in ``get_data``."""
+        return True
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[Path, ...]:
+        """Return the paths, unread.
+
+        LoadImage takes an exception raised *here* as "try the next reader": a refused film would come back through
+        MONAI's own readers, without window and perhaps inverted. ``get_data`` may refuse.
+        """
+        return tuple(Path(path) for path in ensure_tuple(data))
+
+    def get_data(self, img: tuple[Path, ...]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Decode one film; (rows, columns) float32 in [0, 1] and its metadata."""
+        path = img[0]
+        if len(img) != 1:
+            raise _refuse(path, "files", "a film is one file; give one path an image")
+        try:
+            image, facts = _film(path, self.choices)
+        except (DicomError, ImageError):
+            raise
+        except OSError as error:  # its text holds the directory: not chained
+            raise _refuse(path, "file", f"not readable ({type(error).__name__}); check that it is whole") from None
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            raise _refuse(path, "pixels", f"not decodable ({type(error).__name__}); get a new copy") from error
+        meta: dict[str, Any] = {f"film_{key}": value for key, value in facts.items()}
+        meta[MetaKeys.SPATIAL_SHAPE] = np.array(image.shape)
+        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")  # MONAI's "no channel"
+        return image, meta
+
+
+def _film(path: Path, choices: Choices) -> tuple[npt.NDArray[np.float32], Facts]:
+    form = _format(path)
+    image: npt.NDArray[Any]
+    if form == "DICOM":
+        stored, header = dicom.read_stored(path)
+        image, facts = dicom.to_intensity(stored, header, choices)
+    else:
+        image = _nifti(path) if form == "NIfTI" else _raster(path)
+        facts = dict(dicom.NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}
+    _check_pixels(image, path)
+    return image.astype(np.float32), facts | {"format": form}
+
+
+def _format(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if is_dicom(path):
+        return "DICOM"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x1f\x8b") or _nifti_class(head):
+        return "NIfTI"
+    if dicom.looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
+        return "DICOM"
+    raise _refuse(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")
+
+
+def _check_pixels(image: npt.NDArray[Any], path: Path) -> None:
+    if not np.isfinite(image).all():
+        raise _refuse(path, "pixels", "hold NaN or infinity; replace them before reading")
+    if image.min() < 0 or image.max() > 1:
+        raise _refuse(path, "pixels", "floats lie outside [0, 1]; divide them by their full scale")
+    if image.min() == image.max():
+        raise _refuse(path, "pixels", "all have one value; the image is empty, leave it out")
+
+
+def _unit(values: npt.NDArray[Any], path: Path) -> Floats:
+    """Unsigned integers by their type's maximum, so that a grey level means the same in every film; floats as is."""
+    if np.issubdtype(values.dtype, np.unsignedinteger):
+        return values / np.float64(np.iinfo(values.dtype).max)
+    if np.issubdtype(values.dtype, np.floating):
+        return values.astype(np.float64)
+    raise _refuse(path, "datatype", f"{values.dtype} has no full scale; save as uint8, uint16 or float in [0, 1]")
+
+
+def _raster(path: Path) -> Floats:
+    """PNG or JPEG by Pillow, upright."""
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        _check_raster(image, data, path)
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit grey: "I;16", in older Pillow "I"
+        return _unit(np.asarray(upright).astype(np.uint16), path)
+    values = _unit(np.asarray(upright.convert(GREY_OR_RGB[upright.mode])), path)
+    return values @ LUMA if values.ndim == 3 else values
+
+
+def _check_raster(image: Image.Image, data: bytes, path: Path) -> None:
+    deep = image.mode.startswith("I")
+    if image.width * image.height > MAX_PIXELS:
+        raise _refuse(path, "size", f"{image.height} x {image.width} is over {MAX_PIXELS} pixels; make it smaller")
+    if getattr(image, "n_frames", 1) > 1:
+        raise _refuse(path, "frames", "more than one; save the frame that you mean")
+    if image.mode not in GREY_OR_RGB and not deep:
+        raise _refuse(path, "mode", f"{image.mode} is neither grey nor RGB; convert it")
+    if image.format == "PNG" and data[24] == 16 and not deep:  # byte 24: IHDR, bits a sample
+        raise _refuse(path, "bit depth", "Pillow cuts 16-bit colour to 8 bits; save as 16-bit grey")
+    if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)):
+        raise _refuse(path, "alpha", "not opaque, so the grey level depends on the page; flatten the image")
+
+
+def _nifti_class(head: bytes) -> Any:
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    return next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
+
+
+def _nifti(path: Path) -> Floats:
+    """A film of shape (columns, rows) or (columns, rows, 1) -> (rows, columns); nibabel by bytes needs no suffix."""
+    data = path.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            data = file.read(MAX_BYTES)
+    kind = _nifti_class(data[:1024])
+    if kind is None:
+        raise _refuse(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI")
+    image = kind.from_bytes(data)
+    shape = image.shape
+    if len(shape) < 2 or any(size != 1 for size in shape[2:]):
+        raise _refuse(path, "dim", f"{shape} is not one film; volumes are not read yet, give one slice")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise _refuse(path, "dim", f"{shape} is over {MAX_PIXELS} pixels; make it smaller")
+    values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)
+    if values.shape[2] != 1:
+        raise _refuse(path, "affine", "the film does not lie in the left-posterior plane; save it as PNG")
+    return _unit(values[:, :, 0].T, path)
+
+
+def _to_lps(values: npt.NDArray[Any], image: Any) -> npt.NDArray[Any]:
+    """Axes to the left, posterior and superior, where the file states an orientation; else as stored."""
+    if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
+        return values
+    lps = nib.orientations.axcodes2ornt("LPS")
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), lps)
+    turned: npt.NDArray[Any] = nib.orientations.apply_orientation(values, turn)
+    return turned
+
+
+def _refuse(path: Path, field: str, cure: str) -> ImageError:
+    return ImageError(dicom.one_line(path, field, cure))
