@@ -29,7 +29,8 @@ def check_ball(ball: Ball, delta: Tensor, other: Tensor, grad: Tensor) -> None:
 
     Args:
         ball: the ball to check.
-        delta, other: (B, C, *spatial) float32, finite; norms well below 1e15, so that squares do not overflow.
+        delta: (B, C, *spatial) float32, finite; norms well below 1e15, so that squares do not overflow.
+        other: likewise.
         grad: likewise; examples may be 0.
 
     Example:

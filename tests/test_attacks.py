@@ -134,7 +134,7 @@ def sign_of(y, like):
 @pytest.mark.parametrize("start", ["ball", "none", 0.01])
 @pytest.mark.parametrize("objective", ["ce", "margin"])
 def test_pgd_on_a_linear_model_ends_at_the_closed_form(spatial, start, objective):
-    """The maximum of <w, δ> over the ball is at radius · w/‖w‖₂ (ℓ2) and radius · sign(w) (ℓ∞), while the bounds are far."""
+    """Far from the bounds <w, δ> is greatest at radius · w/‖w‖₂ (ℓ2) and at radius · sign(w) (ℓ∞)."""
     w = torch.randn(spatial)
     x, y = 0.4 + 0.2 * torch.rand(5, 1, *spatial), torch.arange(5) % 2
     settings = {"steps": 40, "start": start, "objective": objective}

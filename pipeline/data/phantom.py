@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from tqdm import tqdm
 
 from .build import age_group, write_list
@@ -181,7 +182,8 @@ def _smooth(noise: Images, width: int) -> Images:
     """Box-filtered twice in both directions, of unit variance."""
     for axis in (1, 2, 1, 2):
         noise = np.add.reduce([np.roll(noise, shift, axis) for shift in range(-width, width + 1)])
-    return noise / noise.std()
+    smooth: Images = noise / noise.std()
+    return smooth
 
 
 def _centres(lung: Images, count: int, generator: np.random.Generator) -> Iterator[tuple[Images, Images]]:
@@ -262,8 +264,7 @@ class _Facts:
 
 def _header(facts: _Facts, phantom: Phantom) -> FileDataset:
     """A CR header (PS3.3 A.2) with identifiers derived from the seed and without dates."""
-    source = [f"rtda phantom {dataclasses.asdict(phantom)}"]
-    uid = generate_uid(prefix=None, entropy_srcs=[*source, f"image {facts.number}"])
+    uid = _uid(phantom, f"image {facts.number}")
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ComputedRadiographyImageStorage, uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -271,14 +272,23 @@ def _header(facts: _Facts, phantom: Phantom) -> FileDataset:
     header.SOPClassUID, header.SOPInstanceUID, header.Modality = ComputedRadiographyImageStorage, uid, "CR"
     header.PatientID, header.PatientName = f"PHANTOM-{facts.patient:05d}", "Phantom^Synthetic"
     header.PatientBirthDate, header.PatientSex, header.PatientAge = "", facts.sex, f"{facts.age:03d}Y"
-    header.StudyInstanceUID = generate_uid(prefix=None, entropy_srcs=[*source, f"study {facts.patient}"])
-    header.SeriesInstanceUID = generate_uid(prefix=None, entropy_srcs=[*source, f"series {facts.number}"])
+    header.StudyInstanceUID = _uid(phantom, f"study {facts.patient}")
+    header.SeriesInstanceUID = _uid(phantom, f"series {facts.number}")
     header.StudyDate = header.StudyTime = header.AccessionNumber = header.StudyID = header.ReferringPhysicianName = ""
     header.SeriesNumber, header.InstanceNumber = "1", str(facts.number + 1)
     header.Manufacturer, header.InstitutionName = facts.manufacturer, facts.site
     header.BodyPartExamined, header.ViewPosition, header.Laterality = "CHEST", facts.projection, ""
     header.PatientOrientation, header.BurnedInAnnotation = ["L", "F"], "NO"
     return header
+
+
+def _uid(phantom: Phantom, name: str) -> UID:
+    """A UID under the root 2.25 from the cohort's values and a name (PS3.5 B.2).
+
+    pydicom's ``generate_uid(prefix=None, entropy_srcs=…)`` ignores its sources and draws at random.
+    """
+    number = uuid.uuid5(uuid.NAMESPACE_OID, f"rtda phantom {dataclasses.asdict(phantom)} {name}").int
+    return UID(f"2.25.{number}")
 
 
 def _put_pixels(header: FileDataset, image: Images, *, inverted: bool, window: bool) -> None:

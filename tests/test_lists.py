@@ -1,0 +1,487 @@
+"""Data lists: what is read, what is refused, and how lists are built from a CSV or from DICOM headers."""
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rtda.pipeline.data import build, lists
+from rtda.pipeline.data.lists import ListError
+from rtda.transforms import dicom
+
+SHARES = {"test": 0.2, "validation": 0.1}
+
+
+def item(number, label, patient=None, **facts):
+    return {"image": f"films/{number}.png", "label": label, "patient_id": patient or f"p{number}"} | {
+        "image_id": f"i{number}",
+        **facts,
+    }
+
+
+def content(**changes):
+    whole = {
+        "name": "small",
+        "classes": ["normal", "pneumonia"],
+        "train": [item(0, 0), item(1, 1), item(2, 1, "p1")],
+        "validation": [item(3, 0), item(4, 1)],
+        "test": [item(5, 0), item(6, 1)],
+    }
+    return copy.deepcopy(whole) | changes
+
+
+def write(folder, **changes):
+    path = folder / "mine.json"
+    path.write_text(json.dumps(content(**changes)))
+    return path
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A list and its (empty) image files."""
+    (tmp_path / "films").mkdir()
+    for number in range(7):
+        (tmp_path / f"films/{number}.png").touch()
+    return write(tmp_path)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_load_gives_absolute_paths_and_leaves_all_else(films, monkeypatch):
+    monkeypatch.chdir(films.parent)
+    items = lists.load("mine.json", ".", "train")
+    assert [i["image"] for i in items] == [str(films.parent / f"films/{n}.png") for n in range(3)]
+    assert [{**i, "image": ""} for i in items] == [{**i, "image": ""} for i in content()["train"]]
+
+
+def test_a_monai_config_can_load_it(films):
+    from monai.bundle import ConfigParser
+
+    config = {"imports": ["$import rtda.pipeline.data.lists as lists"], "data_list": str(films)}
+    config |= {"dataset_dir": str(films.parent), "data": "$lists.load(@data_list, @dataset_dir, 'test')"}
+    assert len(ConfigParser(config).get_parsed_content("data")) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["one"]}, r"^mine.json: classes: must be a list of at least two"),
+        ({"classes": ["one", "one"]}, r"^mine.json: classes: must be a list of at least two different"),
+        ({"classes": [["one"], ["two"]]}, r"^mine.json: classes: must be a list"),
+        ({"classes": None}, r"^mine.json: classes: must be a list"),
+        ({"test": {}}, r"^mine.json: test: must be a list of items"),
+        ({"test": ["film"]}, r"^mine.json: test\[0\]: image: missing; every item has image, label"),
+        ({"test": [{"image": "a", "label": 0, "patient_id": "p"}]}, r"^mine.json: test\[0\]: image_id: missing"),
+        ({"test": [item(5, 2)]}, r"^mine.json: test\[0\]: label: 2 is unknown; labels are 0 to 1"),
+        ({"test": [item(5, True)]}, r"^mine.json: test\[0\]: label: True is unknown"),
+        ({"test": [item(5, "normal")]}, r"^mine.json: test\[0\]: label: 'normal' is unknown"),
+        ({"test": [item(5, 0, patient=5)]}, r"^mine.json: test\[0\]: patient_id: must be a text that is not empty"),
+        ({"test": [item(5, 0) | {"image_id": ""}]}, r"^mine.json: test\[0\]: image_id: must be a text"),
+        ({"test": [item(5, 0, fold="1")]}, r"^mine.json: test\[0\]: fold: must be an integer, not '1'"),
+        ({"test": [item(5, 0, site=1)]}, r"^mine.json: test\[0\]: site: must be a text, not 1"),
+        ({"test": [item(5, 0) | {"image": "/a/b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
+        ({"test": [item(5, 0) | {"image": "../b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
+        ({"test": [item(5, 0), item(5, 0)]}, r"^mine.json: image: '5.png' stands twice"),
+        ({"test": [item(5, 0), item(6, 0) | {"image_id": "i5"}]}, r"^mine.json: image_id: 'i5' stands twice"),
+        ({"test": [item(5, 0, "p1")]}, r"^mine.json: patient_id: 'p1' in train and test; keep it in one split"),
+        (
+            {"validation": [item(3, 0, group_id="g")], "test": [item(5, 0, group_id="g")]},
+            r"^mine.json: group_id: 'g' in validation and test",
+        ),
+        ({"checksum": "0" * 64}, r"^mine.json: checksum: disagrees with ids, labels and splits; restore the list"),
+    ],
+)
+def test_a_faulty_list_is_refused_in_one_line(tmp_path, changes, message):
+    with pytest.raises(ListError, match=message) as refusal:
+        lists.read(write(tmp_path, **changes))
+    assert "\n" not in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_what_is_no_list_is_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    with pytest.raises(ListError, match=r"^mine.json: data list: not found; make one with rtda data build"):
+        lists.read(path)
+    with pytest.raises(ListError, match=r": data list: Is a directory; give a JSON file"):
+        lists.read(tmp_path)
+    path.write_text('{\n"name": ')
+    with pytest.raises(ListError, match=r"^mine.json: line 2: not JSON; correct it"):
+        lists.read(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ListError, match=r"^mine.json: line 1: not JSON"):
+        lists.read(path)
+    path.write_text("[]")
+    with pytest.raises(ListError, match=r"^mine.json: data list: not a JSON object"):
+        lists.read(path)
+    path.write_text('{"classes": ["a", "b"]}')
+    with pytest.raises(ListError, match=r"^mine.json: train: missing; a list has the splits train, validation, test"):
+        lists.read(path)
+
+
+def test_a_list_without_test_split_is_read_but_that_split_is_not_loaded(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({k: v for k, v in content().items() if k != "test"}))
+    assert lists.read(path)["test"] == []
+    with pytest.raises(ListError, match=r"^mine.json: test: empty; give it images of every class"):
+        lists.load(path, tmp_path, "test")
+
+
+def test_load_refuses_what_cannot_be_trained_on_or_evaluated(films):
+    with pytest.raises(ListError, match=r"^mine.json: val: no such split; use train, validation, test"):
+        lists.load(films, films.parent, "val")
+    (films.parent / "films/1.png").unlink()
+    (films.parent / "films/2.png").unlink()
+    with pytest.raises(ListError, match=r"^mine.json: image: 2 of 3 missing, first 1.png; check --dataset-dir"):
+        lists.load(films, films.parent, "train")
+    write(films.parent, test=[item(5, 1), item(6, 1)])
+    with pytest.raises(ListError, match=r"^mine.json: test: only the class 'pneumonia'; give it images of every class"):
+        lists.load(films, films.parent, "test")
+
+
+# -- checksum, prior, weights, identity ------------------------------------------------------------------------------
+
+
+def test_checksum_counts_ids_labels_and_splits_only(tmp_path):
+    first = lists.checksum(write(tmp_path))
+    train = [fact | {"site": "elsewhere"} for fact in reversed(content()["train"])]
+    assert lists.checksum(write(tmp_path, train=train, description="another", checksum=first)) == first
+    swapped = {"validation": content()["test"], "test": content()["validation"]}
+    relabelled = {"test": [item(5, 1), item(6, 1)]}
+    renamed = {"test": [item(5, 0, "p9"), item(6, 1)]}
+    for changes in (swapped, relabelled, renamed, {"classes": ["pneumonia", "normal"]}):
+        assert lists.checksum(write(tmp_path, **changes)) != first
+
+
+def test_class_names_prior_and_weights(tmp_path):
+    path = write(tmp_path)
+    train = lists.read(path)["train"]
+    assert lists.class_names(path) == ["normal", "pneumonia"]
+    assert lists.prior(train) == pytest.approx([1 / 3, 2 / 3])
+    weights = lists.balanced_weights(train)
+    assert weights == [1.0, 0.5, 0.5]
+    drawn = np.bincount([i["label"] for i in train], weights)
+    assert drawn[0] == drawn[1]
+
+
+def test_hashed_ids_are_short_keyed_and_known():
+    assert lists.hashed(b"public", "patient 1") == "7c9b7ffd7d38e91f"  # changing it changes every public list
+    assert lists.hashed(b"other", "patient 1") != lists.hashed(b"public", "patient 1")
+
+
+def test_a_key_file_is_made_once_for_its_owner_only(tmp_path):
+    path = tmp_path / "key"
+    previous = os.umask(0)
+    try:
+        key = lists.key_file(path)
+    finally:
+        os.umask(previous)
+    assert len(key) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert lists.key_from(str(path)) == key
+    assert lists.key_from("public") == lists.PUBLIC == b"public"
+    path.write_bytes(b"")
+    with pytest.raises(ListError, match=r"^key: key: empty; remove the file to have a new key made"):
+        lists.key_file(path)
+
+
+def test_lists_are_imported_without_torch_monai_sklearn_and_pydicom():
+    program = "import sys, rtda.pipeline.data.build; print({'torch', 'monai', 'sklearn', 'pydicom'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
+
+
+# -- splitting -------------------------------------------------------------------------------------------------------
+
+cohorts = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), max_size=80)
+fractions = st.fixed_dictionaries({"test": st.floats(0, 0.49), "validation": st.floats(0, 0.49)})
+
+
+@given(cohort=cohorts, fractions=fractions, seed=st.integers(0, 2**32), order=st.randoms())
+def test_a_split_keeps_patients_whole_and_is_one_function_of_cohort_and_seed(cohort, fractions, seed, order):
+    images = [(f"p{patient}", label) for patient, label in cohort]
+    places = build.split([p for p, _ in images], [y for _, y in images], fractions, seed)
+    assert len(places) == len(images)
+    of_patient = dict(zip([p for p, _ in images], places, strict=True))
+    assert [of_patient[p] for p, _ in images] == places
+    assert set(places) <= set(lists.SPLITS)
+    shuffled = order.sample(images, len(images))
+    again = build.split([p for p, _ in shuffled], [y for _, y in shuffled], fractions, seed)
+    assert dict(zip([p for p, _ in shuffled], again, strict=True)) == of_patient
+    highest = {p: max(y for q, y in images if q == p) for p, _ in images}
+    for label in set(highest.values()):
+        own = [p for p in highest if highest[p] == label]
+        counts = Counter(of_patient[p] for p in own)
+        assert counts["train"] >= 1
+        for name, fraction in fractions.items():
+            assert counts[name] <= max(1, round(fraction * len(own)))
+
+
+def test_a_split_has_the_stated_share_of_the_patients_of_every_label():
+    patients = [f"p{n}" for n in range(300) for _ in range(1 + n % 3)]
+    labels = [n % 3 // 2 for n in range(300) for _ in range(1 + n % 3)]
+    places = dict(zip(patients, build.split(patients, labels, SHARES, seed=1), strict=True))
+    label_of = dict(zip(patients, labels, strict=True))
+    counts = Counter((label_of[p], place) for p, place in places.items())
+    assert counts == {
+        (0, "test"): 40, (0, "validation"): 20, (0, "train"): 140,
+        (1, "test"): 20, (1, "validation"): 10, (1, "train"): 70,
+    }  # fmt: skip
+    assert places != dict(zip(patients, build.split(patients, labels, SHARES, seed=2), strict=True))
+
+
+@pytest.mark.parametrize("fractions", [{"test": 1.0}, {"test": -0.1}, {"test": 0.5, "validation": 0.5}])
+def test_fractions_that_leave_no_training_images_are_refused(fractions):
+    with pytest.raises(ValueError, match=r"^fractions: .* must be 0 or more and together less than 1"):
+        build.split(["a", "b"], [0, 1], fractions, 0)
+
+
+def test_patients_that_share_a_group_are_one_unit_also_in_a_chain():
+    pairs = [("a", "p", None), ("b", "p", "g"), ("c", "q", "g"), ("d", "q", "h"), ("e", "r", "h"), ("f", "s", None)]
+    unit = build.patients([{"image_id": i, "patient_id": p, "group_id": g} for i, p, g in pairs])
+    assert len({unit[i] for i in "abcde"}) == 1
+    assert unit["f"] != unit["a"]
+
+
+# -- from a CSV ------------------------------------------------------------------------------------------------------
+
+
+def write_csv(folder, rows, name="labels.csv"):
+    path = folder / name
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        if row.get("image"):
+            (folder / row["image"]).parent.mkdir(exist_ok=True)
+            (folder / row["image"]).touch()
+    return path
+
+
+def table(n=40, **facts):
+    labels = ("normal", "pneumonia")
+    return [
+        {"image": f"films/{i}.png", "label": labels[i % 2], "patient_id": f"Anna {i // 4}{i % 2}"} | facts
+        for i in range(n)
+    ]
+
+
+def from_csv(folder, rows, shares=SHARES, classes=None):
+    items, classes = build.from_csv(write_csv(folder, rows), folder, b"public", classes)
+    return build.write_list(items, classes, folder / "mine.json", {"name": "mine"}, 0, shares)
+
+
+def test_a_csv_becomes_a_list_that_loads_in_every_split(tmp_path):
+    path = from_csv(tmp_path, table(view="AP", site="A", fold="2", dup_group=""))
+    listed = lists.read(path)
+    assert listed["classes"] == ["normal", "pneumonia"]
+    assert sum(len(lists.load(path, tmp_path, split)) for split in lists.SPLITS) == 40
+    assert listed["checksum"] == lists.checksum(path)
+    assert listed["split_rule"].startswith("test: 20% of patients, stratified, seed 0; validation: 10% of train")
+    one = listed["train"][0]
+    assert set(one) == {"image", "label", "patient_id", "image_id", "projection", "site", "fold"}
+    assert (one["projection"], one["fold"]) == ("AP", 2)
+    text = path.read_text()
+    assert "Anna" not in text
+    assert str(tmp_path) not in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["films", "labels.csv", "mine.json"]  # nothing temporary
+    assert from_csv(tmp_path, table(view="AP", site="A", fold="2", dup_group="")).read_text() == text
+
+
+def test_given_splits_stand_and_validation_is_cut_from_train(tmp_path):
+    rows = [row | {"split": "Test" if i < 8 else "TRAIN"} for i, row in enumerate(table())]
+    listed = lists.read(from_csv(tmp_path, rows))
+    assert {i["image"] for i in listed["test"]} == {row["image"] for row in rows[:8]}
+    assert listed["validation"]
+    rows = [row | {"split": ("test", "val", "train", "train")[i // 4 % 4]} for i, row in enumerate(table())]
+    assert len(lists.read(from_csv(tmp_path, rows))["validation"]) == 12
+
+
+def test_near_duplicates_of_two_patients_stay_together(tmp_path):
+    rows = [row | {"dup_group": f"g{i // 8}"} for i, row in enumerate(table(80))]
+    for share in (0.2, 0.4):
+        listed = lists.read(from_csv(tmp_path, rows, {"test": share, "validation": 0.2}))  # read refuses overlap
+        assert listed["test"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (("b", "a"), None, ["a", "b"]),
+        (("b", "a"), ["b", "a"], ["b", "a"]),
+        (("0", "1"), None, ["0", "1"]),
+        (("0", "1"), ["normal", "ill"], ["normal", "ill"]),
+    ],
+)
+def test_labels_are_names_or_numbers(tmp_path, labels, classes, expected):
+    rows = [row | {"label": labels[i % 2]} for i, row in enumerate(table())]
+    listed = lists.read(from_csv(tmp_path, rows, classes=classes))
+    assert listed["classes"] == expected
+    number = expected.index(labels[0]) if labels[0] in expected else int(labels[0])
+    even = [i for split in lists.SPLITS for i in listed[split] if int(Path(i["image"]).stem) % 2 == 0]
+    assert {i["label"] for i in even} == {number}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": None}, r"^labels.csv: line 2: image: empty; fill it in or remove the line"),
+        ({"patient_id": ""}, r"^labels.csv: line 2: patient_id: empty"),
+        ({"split": "holdout"}, r"^labels.csv: line 2: split: 'holdout' is unknown; use train, validation or test"),
+        ({"fold": "first"}, r"^labels.csv: line 2: fold: 'first' is not a whole number from 0"),
+        ({"image": "films/1.png"}, r"^mine.json: image: '1.png' stands twice"),
+    ],
+)
+def test_a_faulty_row_is_refused_with_its_line(tmp_path, change, message):
+    rows = table()
+    rows[0] |= change
+    with pytest.raises(ListError, match=message):
+        from_csv(tmp_path, rows)
+    assert not (tmp_path / "mine.json").exists()
+
+
+def test_a_faulty_csv_is_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    with pytest.raises(ListError, match=r"^labels.csv: CSV: not found; check the path"):
+        build.from_csv(path, tmp_path, b"public")
+    path.write_bytes(b"image,label,patient_id\n\xff,a,b\n")
+    with pytest.raises(ListError, match=r"^labels.csv: CSV: cannot be read as UTF-8 CSV; save it as such"):
+        build.from_csv(path, tmp_path, b"public")
+    path.write_text("image,label,patient_id\n")
+    with pytest.raises(ListError, match=r"^labels.csv: CSV: has no rows below the header"):
+        build.from_csv(path, tmp_path, b"public")
+    path.write_text("image,label\na,b\n")
+    with pytest.raises(ListError, match=r"^labels.csv: patient_id: column missing; it has image, label"):
+        build.from_csv(path, tmp_path, b"public")
+    path.write_text("image,label,patient_id\nabsent.png,b,c\n")
+    with pytest.raises(ListError, match=r"^labels.csv: line 2: image: absent.png not found; check --dataset-dir"):
+        build.from_csv(path, tmp_path, b"public")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (("a", "a"), None, r"^labels.csv: label: \['a'\] do not make two or more classes; give --classes a,b"),
+        (("a", "b"), ["a", "c"], r"^labels.csv: label: \['b'\] do not make two or more classes"),
+        (("0", "2"), ["a", "b"], r"^labels.csv: label: \['2'\] do not make two or more classes"),
+        (("1", "2"), None, r"^labels.csv: label: \['1', '2'\] do not number classes from 0 on; give --classes a,b"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, classes, message):
+    rows = [row | {"label": labels[i % 2]} for i, row in enumerate(table())]
+    with pytest.raises(ListError, match=message):
+        from_csv(tmp_path, rows, classes=classes)
+
+
+def test_a_patient_in_two_given_splits_is_refused_before_anything_is_written(tmp_path):
+    rows = [row | {"split": "train", "patient_id": "Anna"} for row in table()]
+    rows[0]["split"] = "test"
+    with pytest.raises(ListError, match=r"^mine.json: patient_id: '[0-9a-f]{16}' in train and test"):
+        from_csv(tmp_path, rows)
+    assert not (tmp_path / "mine.json").exists()
+
+
+# -- from DICOM ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dicom_films(tmp_path, write_film):
+    """Eight films of four patients, a text file among them."""
+    (tmp_path / "films").mkdir()
+    for i in range(8):
+        facts = {"PatientID": f"MRN{i // 2}", "SOPInstanceUID": f"1.2.{i}", "PatientSex": "F", "PatientAge": "093Y"}
+        facts |= {"Manufacturer": "Maker", "ViewPosition": "PA", "PatientName": "Doe^Anna"}
+        write_film(tmp_path / f"films/{i}.dcm", np.full((4, 4), i, np.uint8), **facts)
+    (tmp_path / "films/notes.txt").write_text("Anna Doe")
+    return tmp_path
+
+
+def patient_labels(column="PatientID", ids=("MRN0", "MRN1", "MRN2", "MRN3")):
+    return [{column: name, "label": ("well", "ill")[i % 2]} for i, name in enumerate(ids)]
+
+
+def test_dicom_headers_become_items_without_a_name_or_number_of_the_patient(dicom_films, caplog):
+    path = write_csv(dicom_films, patient_labels(ids=("MRN0", "MRN1", "MRN2", "absent")))
+    items, classes = build.from_dicom(path, dicom_films, b"secret")
+    assert classes == ["ill", "well"]
+    assert [i["label"] for i in items] == [1, 1, 0, 0, 1, 1]
+    assert items[0] == {
+        "image": "films/0.dcm",
+        "patient_id": lists.hashed(b"secret", "MRN0"),
+        "image_id": lists.hashed(b"secret", "1.2.0"),
+        "sex": "F",
+        "age_group": "90+",
+        "projection": "PA",
+        "manufacturer": "Maker",
+        "label": 1,
+        "split": None,
+    }
+    assert "left out, no DICOM images: notes.txt, labels.csv" in caplog.text
+    assert "left out, not named in labels.csv: 6.dcm, 7.dcm" in caplog.text
+    listed = build.write_list(items, classes, dicom_films / "mine.json", {"name": "mine"}, 0, SHARES).read_text()
+    assert not any(secret in listed for secret in ("MRN", "Doe", "Anna", str(dicom_films)))
+
+
+def test_dicom_images_can_be_named_one_by_one(dicom_films):
+    path = write_csv(dicom_films, patient_labels("SOPInstanceUID", ["1.2.0", "1.2.1", "1.2.5"]))
+    items, _ = build.from_dicom(path, dicom_films, b"public")
+    assert [i["image"] for i in items] == ["films/0.dcm", "films/1.dcm", "films/5.dcm"]
+
+
+def test_faulty_dicom_tables_are_refused(dicom_films, write_film):
+    path = write_csv(dicom_films, [{"id": "MRN0", "label": "ill"}])
+    with pytest.raises(ListError, match=r"^labels.csv: PatientID: missing; give a column PatientID or SOPInstanceUID"):
+        build.from_dicom(path, dicom_films, b"public")
+    write_csv(dicom_films, patient_labels(ids=("x", "y")))
+    with pytest.raises(ListError, match=r"^labels.csv: PatientID: names no DICOM image below the folder"):
+        build.from_dicom(path, dicom_films, b"public")
+    write_csv(dicom_films, patient_labels(ids=("MRN0", "MRN0")))
+    with pytest.raises(ListError, match=r"^labels.csv: line 3: label: differs from that of line 2; keep one"):
+        build.from_dicom(path, dicom_films, b"public")
+    write_film(dicom_films / "films/9.dcm", np.zeros((4, 4), np.uint8), SOPInstanceUID="1.2.9", PatientID="")
+    write_csv(dicom_films, patient_labels("SOPInstanceUID", ["1.2.0", "1.2.9"]))
+    with pytest.raises(ListError, match=r"^9.dcm: PatientID: missing, so its patient cannot be kept in one split"):
+        build.from_dicom(path, dicom_films, b"public")
+
+
+@given(number=st.integers(0, 999), unit=st.sampled_from("DWMY"))
+def test_age_groups_are_those_of_the_dicom_reader(number, unit):
+    assert build.age_group(f"{number:03d}{unit}") == dicom.age_group(f"{number:03d}{unit}")
+
+
+# -- real images -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_the_official_test_films_stand_and_validation_is_cut_anew_from_all_others(real_data, tmp_path):
+    folder = real_data / "xray_kermany"
+    items, classes = build.from_csv(folder / "labels.csv", folder, b"public")
+    official = {i["image_id"] for i in items if i["split"] == "test"}
+    for one in items:
+        one["split"] = "train" if one["split"] == "validation" else one["split"]
+    path = build.write_list(items, classes, tmp_path / "kermany.json", {"name": "kermany"}, 0, SHARES)
+    listed = lists.read(path)
+    assert classes == ["normal", "pneumonia"]
+    counts = {s: (len(listed[s]), len({i["patient_id"] for i in listed[s]})) for s in lists.SPLITS}
+    assert counts == {"train": (4762, 3302), "validation": (470, 367), "test": (624, 428)}
+    assert {i["image_id"] for i in listed["test"]} == official
+    for split in lists.SPLITS:
+        assert len(lists.load(path, folder, split)) == counts[split][0]
+    assert lists.prior(listed["validation"])[1] == pytest.approx(lists.prior(listed["train"])[1], abs=0.03)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("pack", ["mammo_mias", "us_pocus"])
+def test_packs_without_a_split_get_one_by_patient(real_data, tmp_path, pack):
+    folder = real_data / pack
+    items, classes = build.from_csv(folder / "labels.csv", folder, b"public")
+    path = build.write_list(items, classes, tmp_path / "list.json", {"name": pack}, 0, SHARES)
+    assert sum(len(lists.load(path, folder, split)) for split in lists.SPLITS) == len(items)
