@@ -10,7 +10,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -66,8 +66,15 @@ def _ours(error: BaseException) -> bool:
     return isinstance(error, (ValueError, OSError, FloatingPointError)) and module.startswith("rtda.")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, like every other refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"rtda: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rtda",
         description="Robust training for medical image classifiers, packaged as MONAI bundles.",
         allow_abbrev=False,
@@ -125,9 +132,6 @@ def _train(verbs: Any, argv: Sequence[str]) -> None:
     train.add_argument("--recipe", required=True, help="recipe name or YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
-    train.add_argument(
-        "--warm-up", type=int, default=0, metavar="EPOCHS", help="raise the attack radius linearly over EPOCHS"
-    )
     defaults = _defaults(argv)
     options = train.add_argument_group("ids of the bundle's train.yaml")
     for name in ROOT_IDS:

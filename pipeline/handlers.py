@@ -47,13 +47,21 @@ class SeedEachEpoch:
 
 
 class RadiusWarmUp:
-    """Linear schedule of ε: epoch e < epochs trains at radius·e/epochs, from then on at the full radius.
+    """Linear schedule of ε: epoch e trains at the share (e − start) / (epochs − start) of the radius, within 0 and 1.
 
-    Replaces every attack in the trainer's views by a copy with another radius; nothing is mutated.
+    A network that meets the full radius before it has learned anything may stay at the class prior for good. Every
+    attack in the trainer's views is replaced by a copy with another radius; nothing is mutated. The schedule depends on
+    the epoch alone, so a resumed run goes on with it.
+
+    Args:
+        epochs: first epoch at the full radius, > start.
+        start: last epoch at radius 0, where attacks are the identity.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, start: int = 0) -> None:
+        if not 0 <= start < epochs:
+            raise ValueError(f"epochs: {epochs} must exceed start: {start}, and that be at least 0")
+        self.epochs, self.start = epochs, start
         self.full: dict[str, View] = {}
 
     def attach(self, engine: RobustTrainer) -> None:
@@ -63,7 +71,7 @@ class RadiusWarmUp:
 
     def __call__(self, engine: RobustTrainer) -> None:
         """Set the radius of the engine's current epoch."""
-        share = min(engine.state.epoch / max(self.epochs, 1), 1.0)
+        share = min(max((engine.state.epoch - self.start) / (self.epochs - self.start), 0.0), 1.0)
         engine.views.update({name: scaled(view, share) for name, view in self.full.items()})
 
 

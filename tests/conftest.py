@@ -1,7 +1,8 @@
-"""Fixtures for all tests: the real images, and a writer of small DICOM films."""
+"""Fixtures for all tests: the real images, a writer of small DICOM films, and a tiny cohort with runs on it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,40 @@ def real_data() -> Path:
     folder = Path(os.environ.get("RTDA_DATA", default)).resolve()
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} is no folder; set RTDA_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """Folder of the smallest phantom cohort that trains: 96 films; not to be changed."""
+    from rtda.pipeline.data.phantom import Phantom, build
+
+    return build(tmp_path_factory.mktemp("data") / "cohort", Phantom(films=96)).parent
+
+
+@pytest.fixture(scope="session")
+def tiny(cohort) -> list[str]:
+    """Options of ``rtda train`` for seconds on one core."""
+    sizes = {"--image-size": 32, "--batch-size": 16, "--max-epochs": 2, "--precision": "float32"}
+    return ["--dataset-dir", str(cohort), *(str(word) for pair in sizes.items() for word in pair)]
+
+
+@pytest.fixture(scope="session")
+def workshop(tiny, tmp_path_factory) -> Path:
+    """Folder of ``runs/standard`` and ``runs/rtda``, trained and evaluated, and ``rtda.zip``; not to be changed."""
+    import torch
+    from rtda.pipeline.cli import main
+
+    folder, threads = tmp_path_factory.mktemp("workshop"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.chdir(folder):
+            for recipe in ("standard", "rtda"):
+                assert main(["train", "phantom_rtda", "--recipe", recipe, "--run-name", recipe, *tiny]) == 0
+                assert main(["evaluate", f"runs/{recipe}"]) == 0
+            assert main(["pack", "runs/rtda", "-o", "rtda.zip"]) == 0
+    finally:
+        torch.set_num_threads(threads)
     return folder
 
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(monai_command(bundle, files, overrides))
     if arguments.dry_run:
         return 0
-    return _train(bundle, files, overrides, resumed, arguments)
+    return _train(bundle, files, overrides, resumed)
 
 
 def monai_command(bundle: Bundle, files: list[Path], overrides: Mapping[str, Any]) -> str:
@@ -69,14 +69,17 @@ def _check_types(files: list[Path], overrides: Mapping[str, Any]) -> None:
         number = expected in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool)
         whole = expected is not int or isinstance(value, int) or float(value).is_integer() if number else True
         derived = expected is str and str(defaults[name]).startswith(("$", "@"))
-        if not (expression or derived or (number and whole) or isinstance(value, expected)):
+        other = isinstance(value, expected) and expected not in (int, float)  # to Python True is an int
+        if not (expression or derived or (number and whole) or other):
             raise BundleError(f"{name}: {value!r} is not {expected.__name__}; its default is {defaults[name]!r}")
+        if name in ("image_size", "max_epochs", "batch_size", "val_interval") and number and value < 1:
+            raise BundleError(f"{name}: {value} is not at least 1; its default is {defaults[name]!r}")
 
 
-def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed: Run | None, arguments: Any) -> int:
+def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed: Run | None) -> int:
     from monai.bundle import ConfigWorkflow
 
-    from ..handlers import CheckpointChoice, RadiusWarmUp
+    from ..handlers import CheckpointChoice
     from ..provenance import environment, flatten
     from ..tracking import RunTracker
 
@@ -91,16 +94,15 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     )
     workflow.initialize()
     parser = workflow.parser
-    _check_attack(parser, arguments.warm_up)
-    settings = _settings(parser, bundle, files[1], arguments.warm_up)
+    _check_attack(parser)
+    _check_batches(parser)
+    settings = _settings(parser, bundle, files[1])
     folder = Path(parser.get_parsed_content("output_dir"))
     if resumed:
         _refuse_changes(resumed, settings)
     trainer = parser.get_parsed_content("train#trainer")
     keeper = next(h for h in parser.get_parsed_content("train#handlers") if isinstance(h, CheckpointChoice))
     keeper.resume = resumed is not None and (resumed.folder / "last.pt").is_file()
-    if arguments.warm_up:
-        RadiusWarmUp(arguments.warm_up).attach(trainer)
     _write_settings(folder, settings)
     optimizer = parser.get_parsed_content("optimizer")
     validation = _validation(keeper, trainer)
@@ -120,7 +122,7 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     return 0
 
 
-def _settings(parser: Any, bundle: Bundle, recipe: Path, warm_up: int) -> dict[str, Any]:
+def _settings(parser: Any, bundle: Bundle, recipe: Path) -> dict[str, Any]:
     """The merged configuration, and what identifies the run."""
     from importlib.metadata import version
 
@@ -131,7 +133,6 @@ def _settings(parser: Any, bundle: Bundle, recipe: Path, warm_up: int) -> dict[s
         "recipe": recipe.stem,
         "version": version("rtda"),
         "list_checksum": lists.checksum(parser.get_parsed_content("data_list")),
-        "warm_up": warm_up,
     }
     settings = {key: value for key, value in parser.get().items() if key != "_meta_"}
     for name in ("data_list", "dataset_dir"):
@@ -190,12 +191,19 @@ def attack_facts(parser: Any) -> dict[str, Any]:
     }
 
 
-def _check_attack(parser: Any, warm_up: int) -> None:
+def _check_attack(parser: Any) -> None:
     """Radius 0 is the identity for an attack, but surely a mistake for a recipe that trains on attacks."""
-    if not warm_up and "adversarial" in parser["views"] and parser.get_parsed_content("radius") == 0:
+    if "adversarial" in parser["views"] and parser.get_parsed_content("radius") == 0:
         raise BundleError(
             "radius: 0 makes every attack the identity; give --radius-224 > 0, or a recipe without attack"
         )
+
+
+def _check_batches(parser: Any) -> None:
+    """The training loader drops the last, short batch: a batch above the split's size would leave none."""
+    if not len(parser.get_parsed_content("train#dataloader")):
+        images, size = len(parser.get_parsed_content("train#dataset")), parser.get_parsed_content("batch_size")
+        raise BundleError(f"batch_size: {size} is more than the {images} images of train; give a smaller --batch-size")
 
 
 def _validation(keeper: Any, trainer: Any) -> Callable[[], dict[str, float]]:

@@ -202,7 +202,7 @@ def _vessels(lung: Images, size: int, generator: np.random.Generator) -> Images:
     total = np.zeros_like(lung)
     for cy, cx in _centres(lung, 6, generator):
         sigma = generator.uniform(0.02, 0.035, size=(len(lung), 1, 1))
-        height = generator.uniform(0.03, 0.1, size=(len(lung), 1, 1))
+        height = generator.uniform(0.02, 0.05, size=(len(lung), 1, 1))
         total += height * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2))
     return total
 
@@ -210,9 +210,9 @@ def _vessels(lung: Images, size: int, generator: np.random.Generator) -> Images:
 def _expose(images: Images, generator: np.random.Generator) -> Images:
     """Contrast, exposure and noise of each film; far enough from 0 and 1 that a lesion is not clipped."""
     n = len(images)
-    factor = generator.uniform(0.7, 1.0, size=(n, 1, 1))
-    offset = generator.uniform(-0.04, 0.04, size=(n, 1, 1))
-    noise = generator.uniform(0.003, 0.01, size=(n, 1, 1)) * generator.normal(size=images.shape)
+    factor = generator.uniform(0.85, 1.0, size=(n, 1, 1))
+    offset = generator.uniform(-0.02, 0.02, size=(n, 1, 1))
+    noise = generator.uniform(0.002, 0.006, size=(n, 1, 1)) * generator.normal(size=images.shape)
     return np.clip(0.42 + factor * (images - 0.42) + offset + noise, 0.02, 0.8)
 
 
@@ -220,7 +220,7 @@ def _nodules(lung: Images, size: int, generator: np.random.Generator) -> Images:
     """One smooth nodule within the lungs of every film, of any norm."""
     y, x = _grid(size)
     ((cy, cx),) = _centres(lung, 1, generator)
-    sigma = generator.uniform(0.05, 0.075, size=(len(lung), 1, 1))
+    sigma = generator.uniform(0.03, 0.042, size=(len(lung), 1, 1))
     return np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2))
 
 

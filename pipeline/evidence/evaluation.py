@@ -63,6 +63,20 @@ def described(view: Any) -> dict[str, Any]:
     return {"family": "clean"}
 
 
+def settings_of(thing: Any) -> Any:
+    """What an object is made of, for JSON: types and plain public attributes, the same in every process.
+
+    Its ``repr`` may hold an address in memory, by which nothing would ever be recognised.
+    """
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, (list, tuple)):
+        return [settings_of(one) for one in thing]
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    public = {key: value for key, value in sorted(getattr(thing, "__dict__", {}).items()) if not key.startswith("_")}
+    return [f"{kind.__module__}.{kind.__qualname__}", {key: settings_of(value) for key, value in public.items()}]
+
+
 class Evaluation:
     """One model evaluated on one split: ``claim`` once, ``run`` in as many processes as wanted, then ``table``.
 
@@ -101,7 +115,7 @@ class Evaluation:
         """Keep the parts that are there only if they belong to this very evaluation."""
         identity = {
             "record": self.record,
-            "views": {name: f"{view!r} {getattr(view, 'inner', '')!r}" for name, view in self.views.items()},
+            "views": {name: settings_of(view) for name, view in self.views.items()},
             "images": [item["image_id"] for item in self.items],
             "weights": weights_checksum(self.model.state_dict()),
             "seed": self.seed,
@@ -117,7 +131,12 @@ class Evaluation:
         """Compute the parts of shards rank, rank + ranks, … that are not there yet."""
         todo = [k for k in range(rank, len(self.shards), ranks) if not all(map(Path.is_file, self._parts_of(k)))]
         shards = [self.shards[k] for k in todo]
-        loader = DataLoader(Dataset(list(self.items), self.transform), batch_sampler=shards, num_workers=num_workers)
+        loader = DataLoader(
+            Dataset(list(self.items), self.transform),
+            batch_sampler=shards,
+            num_workers=num_workers,
+            generator=torch.Generator(),
+        )
         title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
         with exact(self.threads), frozen(self.model), tqdm(total=len(todo), desc=title, disable=None) as bar:
             for k, batch in zip(todo, loader, strict=True):
