@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..delivery.bundle import Bundle, find_bundle, find_run, is_run
+from ..delivery.bundle import find_bundle, find_run, is_run
 from ..delivery.infer import Classifier, as_csv, found, rows
-from ..evidence.metrics import summarise
-from ..evidence.table import read_table
 from ..files import write_whole
 from . import quieten
+from .pack import evidence
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="")
     failed = sum("error" in row for row in table)
     if failed:
-        print(f"rtda: {failed} of {len(table)} files have errors; see the column 'error'")
+        print(f"rtda: {failed} of {len(table)} files have errors; see the column 'error'", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -36,7 +36,5 @@ def _classifier(name: str) -> Classifier:
     if not is_run(Path(name)):
         return Classifier.load(find_bundle(name))
     run = find_run(name)
-    table = run.folder / "predictions.parquet"
-    threshold = float(summarise(read_table(table))["threshold"].iloc[0]) if table.is_file() else None
-    bundle: Bundle = run.bundle
-    return Classifier.load(bundle, run.folder / "best.pt", threshold)
+    stated = evidence(run) if (run.folder / "predictions.parquet").is_file() else {}
+    return Classifier.load(run.bundle, run.folder / "best.pt", stated)

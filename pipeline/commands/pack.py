@@ -34,7 +34,7 @@ def evidence(run: Run) -> dict[str, Any]:
         raise BundleError(f"{run.folder.name}: predictions.parquet: of other weights; run rtda evaluate again")
     return {
         "recipe": run.facts["recipe"],
-        "threshold": float(reported["threshold"].iloc[0]),
+        "threshold": float(reported["threshold"].iloc[0]) if len(facts["classes"]) == 2 else None,
         "threshold_source": str(reported["threshold_source"].iloc[0]),
         "training_prior": facts["training_prior"],
         "weights_sha256": facts["checksum_weights"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..delivery.bundle import find_run
 from ..evidence.report import write_report
-from ..evidence.table import read_table, write_table
+from ..evidence.table import facts_of, read_table, with_facts, write_table
 from ..tracking import log_artifacts
 
 
@@ -20,9 +21,16 @@ def run(arguments: argparse.Namespace) -> int:
     examples = [run.folder / "examples.npz" for run in runs if (run.folder / "examples.npz").is_file()]
     out = Path(arguments.output) if arguments.output else runs[0].folder / "report.html"
     if out.parent.resolve() not in [run.folder.resolve() for run in runs]:
-        write_table(pa.concat_tables(tables), out.parent / "predictions.parquet")  # what the report was made from
+        write_table(joined(tables), out.parent / "predictions.parquet")  # what the report was made from
     write_report(tables, examples, out, title=f"{runs[0].bundle.name}: robustness report")
     for run in runs:
         log_artifacts(run.folder, [out])
     print(out)
     return 0
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows; the metadata keeps what the runs share, and under ``runs`` what each says of itself."""
+    facts = [facts_of(table) for table in tables]
+    shared = {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts)}
+    return with_facts(pa.concat_tables(tables), shared | {"runs": facts})

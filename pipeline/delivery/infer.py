@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,17 @@ class Classifier:
     threshold_source: str
 
     @classmethod
-    def load(cls, bundle: Bundle, weights: Path | None = None, threshold: float | None = None) -> Classifier:
-        """From a packed bundle, or from a bundle and the checkpoint and threshold of a run."""
+    def load(cls, bundle: Bundle, weights: Path | None = None, stated: Mapping[str, Any] | None = None) -> Classifier:
+        """From a packed bundle, or from a bundle with the checkpoint of a run and what is stated of it."""
         parser = ConfigParser()
         parser.read_config(str(bundle.config("inference")))
         parser["bundle_root"] = str(bundle.root)
         network = parser.get_parsed_content("network_def")
         network.load_state_dict(load_checkpoint(weights or bundle.root / "models" / "model.pt")["model"])
         network.to(parser.get_parsed_content("device"))
-        stated = bundle.metadata.get("rtda", {})
-        source = stated.get("threshold_source", "0.5 (not evaluated)") if threshold is None else "clean validation"
-        chosen = stated.get("threshold", 0.5) if threshold is None else threshold
-        return cls(parser, bundle.classes, chosen if len(bundle.classes) == 2 else None, source)
+        stated = bundle.metadata.get("rtda", {}) if stated is None else stated
+        threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
+        return cls(parser, bundle.classes, threshold, stated.get("threshold_source", "0.5 (not evaluated)"))
 
     def probabilities(self, file: Path) -> list[float]:
         """Probability of each class for one file; raises what the reader raises."""

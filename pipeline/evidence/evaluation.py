@@ -72,9 +72,10 @@ def settings_of(thing: Any) -> Any:
         return thing
     if isinstance(thing, (list, tuple)):
         return [settings_of(one) for one in thing]
-    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    if hasattr(thing, "__qualname__"):  # a function or class
+        return thing.__qualname__
     public = {key: value for key, value in sorted(getattr(thing, "__dict__", {}).items()) if not key.startswith("_")}
-    return [f"{kind.__module__}.{kind.__qualname__}", {key: settings_of(value) for key, value in public.items()}]
+    return [type(thing).__qualname__, {key: settings_of(value) for key, value in public.items()}]
 
 
 class Evaluation:

@@ -44,6 +44,11 @@ def write_part(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def merge(parts: Sequence[Path], facts: Mapping[str, Any]) -> pa.Table:
     """Concatenate parts in the given order; ``facts`` (JSON) go into the table's metadata under ``rtda``."""
     table = pa.concat_tables([pq.read_table(part, schema=COLUMNS) for part in parts]).combine_chunks()
+    return with_facts(table, facts)
+
+
+def with_facts(table: pa.Table, facts: Mapping[str, Any]) -> pa.Table:
+    """The same rows under other metadata."""
     return table.replace_schema_metadata({b"rtda": json.dumps(facts, sort_keys=True).encode()})
 
 

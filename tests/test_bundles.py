@@ -1,0 +1,235 @@
+"""The bundles: MONAI's own checks, and facts that stand in more than one place."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from rtda.pipeline.delivery.bundle import INSTALLED, RECIPE_IDS, ROOT_IDS
+from rtda.pipeline.views import make_views, plain
+
+BUNDLES = sorted(path.parent for path in INSTALLED.glob("*/configs"))
+RECIPES = sorted((INSTALLED / "recipes").glob("*.yaml"))
+each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def config(bundle, name):
+    return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+
+
+def metadata(bundle):
+    return json.loads((bundle / "configs/metadata.json").read_text())
+
+
+@pytest.fixture
+def data(cohort, tmp_path):
+    """The tiny cohort in place of a bundle's own."""
+    where = {"data_list": str(cohort / "phantom.json"), "dataset_dir": str(cohort), "output_dir": str(tmp_path / "run")}
+    return where | {"image_size": 32, "batch_size": 16, "precision": "float32", "max_epochs": 1}
+
+
+def workflow(bundle, kind, *overlays, **overrides):
+    files = [str(bundle / "configs" / f"{kind}.yaml"), *map(str, overlays)]
+    meta = str(bundle / "configs/metadata.json")
+    options = {"logging_file": False, "bundle_root": str(bundle), "workflow_type": kind}
+    made = ConfigWorkflow(config_file=files, meta_file=meta, **options, **overrides)
+    made.initialize()
+    return made
+
+
+def test_there_are_two_bundles_and_eight_recipes():
+    assert [bundle.name for bundle in BUNDLES] == ["chest_xray_rtda", "phantom_rtda"]
+    assert len(RECIPES) == 8
+
+
+# MONAI's own checks
+
+
+@each_bundle
+def test_the_training_workflow_has_every_property_of_monais(bundle, data):
+    assert workflow(bundle, "train", **data).check_properties() == []
+
+
+@each_bundle
+def test_the_inference_workflow_has_every_property_of_monais(bundle, cohort, tmp_path):
+    weights = tmp_path / "model.pt"
+    network = ConfigParser(config(bundle, "inference")).get_parsed_content("network_def")
+    torch.save({"model": network.state_dict()}, weights)
+    where = {"checkpoint": str(weights), "dataset_dir": str(cohort / "films"), "output_dir": str(tmp_path)}
+    assert workflow(bundle, "inference", **where).check_properties() == []
+
+
+@each_bundle
+def test_the_metadata_fit_monais_schema(bundle):
+    before = (INSTALLED / "metadata.schema.json").read_bytes()
+    verify_metadata(str(bundle / "configs/metadata.json"), filepath=str(INSTALLED / "metadata.schema.json"))
+    assert (INSTALLED / "metadata.schema.json").read_bytes() == before
+
+
+@each_bundle
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_the_network_takes_and_gives_what_the_metadata_state(bundle, kind):
+    files = [str(bundle / "configs" / name) for name in ("metadata.json", f"{kind}.yaml")]
+    verify_net_in_out("network_def", meta_file=files[0], config_file=files[1], device="cpu")
+
+
+# One fact in several places
+
+
+@each_bundle
+def test_every_root_id_stands_in_train(bundle):
+    assert set(ROOT_IDS) <= set(config(bundle, "train"))
+
+
+@each_bundle
+def test_the_recipe_in_train_is_rtda(bundle):
+    train, rtda = config(bundle, "train"), yaml.safe_load((INSTALLED / "recipes/rtda.yaml").read_text())
+    assert {name: train[name] for name in RECIPE_IDS} == rtda
+
+
+@each_bundle
+def test_training_and_inference_have_one_network_and_one_preprocessing(bundle):
+    train, inference = config(bundle, "train"), config(bundle, "inference")
+    assert inference["network_def"] == train["network_def"]
+    assert inference["network_def"]["network"]["conv1_t_stride"] == 2
+    assert inference["image_size"] == train["image_size"]
+    steps = [step for step in train["preprocessing"] if step["_target_"] != "SelectItemsd"]
+    kept = [{key: value for key, value in step.items() if key != "track_meta"} for step in steps]
+    assert inference["image_transforms"] == kept
+
+
+def test_the_bundles_differ_in_no_transform():
+    first, *others = (config(bundle, "inference") for bundle in BUNDLES)
+    for other in others:
+        for name in ("image_transforms", "preprocessing", "dataset", "handlers", "evaluator", "postprocessing"):
+            assert other[name] == first[name]
+
+
+@each_bundle
+def test_value_range_attack_bounds_and_images_are_one_fact(bundle, data):
+    stated = metadata(bundle)["network_data_format"]["inputs"]["image"]
+    parser = workflow(bundle, "train", **data).parser
+    attack = parser.get_parsed_content("attack")
+    dataset = parser.get_parsed_content("train#dataset")
+    images = torch.stack([plain(dataset[i]["image"]) for i in range(len(dataset))])
+    assert list(attack.bounds) == stated["value_range"]
+    assert str(images.dtype) == f"torch.{stated['dtype']}"
+    assert images.shape[1:] == (stated["num_channels"], 32, 32)
+    assert stated["value_range"][0] <= images.min() < 0.2
+    assert 0.5 < images.max() <= stated["value_range"][1]
+
+
+@each_bundle
+def test_the_image_size_is_that_of_the_metadata(bundle):
+    shape = metadata(bundle)["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    assert shape == [config(bundle, "train")["image_size"]] * 2
+
+
+def test_the_outputs_are_the_lists_classes(cohort):
+    channels = metadata(INSTALLED / "phantom_rtda")["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert [channels[key] for key in sorted(channels)] == json.loads((cohort / "phantom.json").read_text())["classes"]
+
+
+@each_bundle
+def test_the_radius_scales_with_the_image(bundle, data):
+    parser = workflow(bundle, "train", **data).parser
+    expected = config(bundle, "train")["radius_224"] * 32 / 224
+    assert parser.get_parsed_content("radius") == pytest.approx(expected)
+    assert parser.get_parsed_content("attack").ball.radius == pytest.approx(expected)
+
+
+@each_bundle
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_overlays_every_bundle(bundle, recipe, data):
+    """Its views can be made, it stacks only those, and the loss can be computed."""
+    parser = workflow(bundle, "train", recipe, **data).parser
+    views = {name: parser.get_parsed_content(f"views#{name}") for name in parser["views"]}
+    loss, network = parser.get_parsed_content("loss"), parser.get_parsed_content("network")
+    x, y = torch.rand(4, 1, 32, 32), torch.arange(4) % 2
+    made = make_views(views, network, x, y)
+    stacked = [made[name] for name in parser["stack"]]
+    value = loss(network(torch.cat(stacked)), torch.cat([y] * len(stacked)))
+    assert value.isfinite()
+    radius = parser.get_parsed_content("radius")
+    if "adversarial" in made:
+        start = made["augmented"] if recipe.stem == "adversarial_augmentation" else x
+        assert 0 < (made["adversarial"] - start).flatten(1).norm(dim=1).max() <= radius * (1 + 1e-4)
+    assert set(parser["supervise"]) <= set(parser["stack"])
+
+
+@each_bundle
+@pytest.mark.parametrize("file", ["train.yaml", "inference.yaml", "evaluate.yaml"])
+def test_a_config_says_by_which_command_it_runs(bundle, file):
+    text = (bundle / "configs" / file).read_text()
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert "python -m monai.bundle run" in header
+    assert "--bundle_root" in header
+
+
+@each_bundle
+def test_inference_needs_two_of_our_modules_only(bundle):
+    used = set(re.findall(r"rtda\.[a-z_.]+\.", (bundle / "configs/inference.yaml").read_text()))
+    assert used == {"rtda.pipeline.networks.", "rtda.transforms.reader."}
+
+
+# Run by MONAI alone
+
+
+@pytest.mark.slow
+def test_monai_alone_runs_inference_on_a_packed_bundle(workshop, cohort, tmp_path):
+    import csv
+
+    from rtda.pipeline.cli import main
+
+    with zipfile.ZipFile(workshop / "rtda.zip") as archive:
+        archive.extractall(tmp_path)
+    bundle = tmp_path / "phantom_rtda"
+    done = by_monai(
+        "--config_file", bundle / "configs/inference.yaml", "--bundle_root", bundle,
+        "--dataset_dir", cohort / "films", "--output_dir", tmp_path / "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (table,) = (tmp_path / "out").rglob("*.csv")
+    with table.open(newline="") as file:
+        rows = {Path(row[0]).name: [float(value) for value in row[1:]] for row in csv.reader(file)}
+    assert main(["infer", str(workshop / "rtda.zip"), str(cohort / "films"), "-o", str(tmp_path / "ours.csv")]) == 0
+    with (tmp_path / "ours.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert rows.pop(Path(row["file"]).name)[1] == pytest.approx(float(row["lesion"]), abs=1e-5)
+    assert not rows
+
+
+@pytest.mark.slow
+def test_monai_alone_evaluates_a_run(workshop, cohort, tmp_path):
+    bundle = INSTALLED / "phantom_rtda"
+    files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", "evaluate")]
+    done = by_monai(
+        "--config_file", str(files), "--bundle_root", bundle, "--output_dir", workshop / "runs/rtda",
+        "--dataset_dir", cohort, "--image_size", "32", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = torch.load(workshop / "runs/rtda/best.pt", weights_only=True)
+    stated = re.findall(r"auroc: ([0-9.]+)", done.stdout + done.stderr)
+    assert stated
+    assert float(stated[-1]) == pytest.approx(best["scores"]["clean"], abs=1e-3)
+
+
+def by_monai(*words, cwd):
+    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)

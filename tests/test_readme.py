@@ -1,0 +1,74 @@
+"""The README: what it shows, runs."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from rtda.pipeline.cli import _parser
+from rtda.pipeline.data import lists
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every `rtda …` of the shell blocks and of the running text, but for those with an ellipsis."""
+    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    text = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    found = [line for line in lines + re.findall(r"`([^`]+)`", text) if line.startswith("rtda ")]
+    return [line for line in found if "…" not in line]
+
+
+def test_the_ten_lines_of_python_run():
+    (block,) = blocks("python")
+    namespace = {}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert len([line for line in block.split("\n\n", 1)[1].splitlines() if line.strip()]) <= 15
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 6
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command):
+    argv = shlex.split(command)[1:]
+    _parser(argv).parse_args(argv)
+
+
+def test_the_list_is_one_and_only_its_empty_splits_are_refused(tmp_path):
+    (block,) = blocks("json")
+    path = tmp_path / "mine.json"
+    path.write_text(block)
+    assert lists.read(path)["classes"] == ["normal", "pneumonia"]
+    with pytest.raises(lists.ListError, match="validation: empty"):
+        lists.load(path, tmp_path, "validation")
+    content = json.loads(block)
+    for split in ("validation", "test"):
+        content[split] = [
+            item | {key: f"{split} {item[key]}" for key in ("image", "patient_id", "image_id")}
+            for item in content["train"]
+        ]
+    for item in (item for split in lists.SPLITS for item in content[split]):
+        (tmp_path / item["image"]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / item["image"]).touch()
+    path.write_text(json.dumps(content))
+    for split in lists.SPLITS:
+        assert len(lists.load(path, tmp_path, split)) == 2
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
+def test_every_relative_link_leads_somewhere(link):
+    if "://" not in link:
+        assert (Path(__file__).parents[1] / link).exists()
+
+
+def test_the_recipes_named_are_those_that_exist():
+    section = README.split("## Recipes")[1].split(": see")[0]
+    recipes = (Path(__file__).parents[1] / "bundles/recipes").glob("*.yaml")
+    assert sorted(re.findall(r"`([a-z_]+)`", section)) == sorted(path.stem for path in recipes)
