@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def refused(result, *words):
     assert "Traceback" not in error
     for word in words:
         assert word in error
-    for path in (os.getcwd(), os.environ.get("HOME", "/root"), "/tmp/", "/work/"):
+    for path in (os.getcwd(), os.path.expanduser("~"), tempfile.gettempdir(), str(Path(__file__).parents[1])):
         assert path not in error, f"an absolute path stands in: {error}"
 
 
@@ -137,10 +138,10 @@ def test_a_bad_file_has_an_error_row_and_the_rest_go_on(rtda, workshop, cohort, 
     grey = np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8)
     Image.fromarray(grey).save(films / "d.png")
     nibabel.save(nibabel.Nifti1Image(grey.T, np.eye(4)), films / "e.nii.gz")
-    status, out, _ = rtda("infer", workshop / "rtda.zip", films, "-o", "out.csv")
+    status, _, told = rtda("infer", workshop / "rtda.zip", films, "-o", "out.csv")
     rows = read_csv("out.csv")
     assert status == 1
-    assert "2 of 5 files have errors" in out
+    assert "2 of 5 files have errors" in told
     assert [Path(row["file"]).name for row in rows] == ["a.dcm", "b.dcm", "c.dcm", "d.png", "e.nii.gz"]
     assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
     assert [bool(row["predicted"]) for row in rows] == [True, False, False, True, True]

@@ -443,8 +443,8 @@ def test_two_augmentations_of_one_batch_are_drawn_apart():
     assert not torch.equal(*drawn[0])
 
 
-def radii(made, epochs, run=5):
-    engine, seen = bare(made, RadiusWarmUp(epochs)), []
+def radii(made, epochs, run=5, start=0):
+    engine, seen = bare(made, RadiusWarmUp(epochs, start)), []
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(dict(engine.views)))
     engine.run([0], max_epochs=run)
     return seen
@@ -460,9 +460,19 @@ def test_epsilon_rises_linearly_to_its_full_radius_and_stays(ball):
     assert all(list(views) == ["clean", "adversarial"] for views in seen)
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_no_warm_up_is_the_full_radius_from_the_start(epochs):
-    assert [views["a"].ball.radius for views in radii({"a": PGD(L2(0.4))}, epochs, run=2)] == [0.4, 0.4]
+def test_a_warm_up_of_one_epoch_is_the_full_radius_from_the_start():
+    assert [views["a"].ball.radius for views in radii({"a": PGD(L2(0.4))}, epochs=1, run=2)] == [0.4, 0.4]
+
+
+def test_attacks_are_the_identity_until_the_start_of_the_warm_up():
+    seen = radii({"a": PGD(L2(0.4))}, epochs=4, start=2)
+    assert [views["a"].ball.radius for views in seen] == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(("epochs", "start"), [(0, 0), (2, 2), (1, 2), (3, -1)])
+def test_a_warm_up_that_does_not_rise_is_refused(epochs, start):
+    with pytest.raises(ValueError, match=f"^epochs: {epochs} must exceed start: {start}"):
+        RadiusWarmUp(epochs, start)
 
 
 def test_the_schedule_reaches_attacks_inside_chains_and_their_own_step_sizes():

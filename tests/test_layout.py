@@ -1,7 +1,7 @@
 """The rooms: who may import whom, and by which name."""
 
 import ast
-import importlib
+import pydoc
 import re
 from pathlib import Path
 
@@ -86,9 +86,7 @@ def test_every_package_is_declared():
 )
 def test_every_target_of_ours_exists(path):
     for name in re.findall(r"rtda\.[a-z_.]+\.[A-Za-z_0-9]+", path.read_text()):
-        target = importlib.import_module("rtda")
-        for part in name.split(".")[1:]:
-            target = getattr(target, part) if hasattr(target, part) else importlib.import_module(f"{target.__name__}.{part}")
+        assert pydoc.locate(name) is not None, f"{path.name} names {name}, which does not exist"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bundles/recipes").glob("*.yaml")), ids=lambda path: path.stem)

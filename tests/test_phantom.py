@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from rtda.pipeline.data import lists
-from rtda.pipeline.data.phantom import MAXIMUM, Phantom, build, render
+from rtda.pipeline.data.phantom import BRIGHTEST, MAXIMUM, Phantom, build, render
 from rtda.transforms.dicom import read_stored, to_intensity
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
@@ -36,7 +36,7 @@ def test_a_lesion_has_three_radii_and_is_not_clipped(default):
     assert not norms[default.labels == 0].any()
     background = default.images - default.lesions
     assert background.min() >= 0.02 - 1e-12
-    assert background.max() <= 0.8 + 1e-12
+    assert background.max() <= BRIGHTEST + 1e-12
     assert default.images.max() <= 1
     quantised = np.rint(default.images * MAXIMUM) / MAXIMUM - background
     assert np.linalg.norm(quantised, axis=(1, 2))[default.labels == 1] == pytest.approx(0.75, abs=1e-3)

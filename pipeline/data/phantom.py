@@ -2,8 +2,9 @@
 
 Each film is a body with two lungs, ribs, a mediastinum, soft texture, vessels, exposure, contrast and noise of its own.
 The class "lesion" adds one smooth nodule within a lung. The nodule's own ℓ2 norm in the [0, 1] image is ``3 * radius``:
-a lesion weaker than ε could be erased by an attack, and nobody could classify it robustly. Both classes have small
-bright vessel cross-sections, sharper and fewer pixels wide than a nodule, so that mean intensity tells nothing.
+a lesion weaker than ε could be erased by an attack, and nobody could classify it robustly. Films of both classes have
+small vessel cross-sections in the lungs and a side marker of lead in an upper corner, which is brighter than any
+nodule, so that neither the mean nor the brightest pixel tells the classes apart.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .lists import PUBLIC, hashed
 
 Images = npt.NDArray[np.float64]
 MAXIMUM = 4095  # 12 bits
-VERSION = 1  # of what is drawn and written: raise it with any change, or finished cohorts of the old form are reused
+BRIGHTEST = 0.98  # of a background: what the side marker has
+VERSION = 2  # of what is drawn and written: raise it with any change, or finished cohorts of the old form are reused
 SITES = (("site-a", "Phantom Works"), ("site-b", "Synthetic Imaging"))
 
 
@@ -93,7 +95,8 @@ def render(phantom: Phantom) -> Cohort:
     first = np.searchsorted(patients, np.arange(patients.max() + 1))
     labels = generator.permuted(np.arange(patients.max() + 1) % 2)[patients]
     anatomy, lung = _anatomy(len(first), phantom.size, generator)
-    backgrounds = _expose(anatomy[patients] + _vessels(lung[patients], phantom.size, generator), generator)
+    films = anatomy[patients] + _vessels(lung[patients], phantom.size, generator)
+    backgrounds = _expose(films + _markers(len(films), phantom.size, generator), generator)
     lesions = _nodules(lung[patients], phantom.size, generator)
     lesions *= 3 * phantom.radius / np.linalg.norm(lesions, axis=(1, 2), keepdims=True)
     lesions *= labels[:, None, None]
@@ -207,13 +210,24 @@ def _vessels(lung: Images, size: int, generator: np.random.Generator) -> Images:
     return total
 
 
+def _markers(n: int, size: int, generator: np.random.Generator) -> Images:
+    """The lead letter that names the side, in an upper corner outside the body: saturated in every film."""
+    y, x = _grid(size)
+
+    def varied(low: float, high: float) -> Images:
+        return generator.uniform(low, high, size=(n, 1, 1))
+
+    side = generator.choice([-1.0, 1.0], size=(n, 1, 1))
+    return _disc((y + varied(0.78, 0.88)) / varied(0.06, 0.09), (x - side * varied(0.78, 0.88)) / 0.06, 0.1)
+
+
 def _expose(images: Images, generator: np.random.Generator) -> Images:
-    """Contrast, exposure and noise of each film; far enough from 0 and 1 that a lesion is not clipped."""
+    """Contrast, exposure and noise of each film; all but the marker is so far from 1 that a lesion is not clipped."""
     n = len(images)
     factor = generator.uniform(0.85, 1.0, size=(n, 1, 1))
     offset = generator.uniform(-0.02, 0.02, size=(n, 1, 1))
     noise = generator.uniform(0.002, 0.006, size=(n, 1, 1)) * generator.normal(size=images.shape)
-    return np.clip(0.42 + factor * (images - 0.42) + offset + noise, 0.02, 0.8)
+    return np.clip(0.42 + factor * (images - 0.42) + offset + noise, 0.02, BRIGHTEST)
 
 
 def _nodules(lung: Images, size: int, generator: np.random.Generator) -> Images:
