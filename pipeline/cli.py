@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from .delivery.bundle import ROOT_IDS, BundleError, find_bundle, read_yaml
+from .commands import is_refusal, root_cause
+from .delivery.bundle import ROOT_IDS, find_bundle, read_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,53 +29,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["train", "no_such_bundle", "--recipe", "rtda"])
         2
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    words = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
-        arguments = _parser(argv).parse_args(argv)
-    except SystemExit as stop:  # argparse has printed help or the usage error
-        return int(stop.code or 0)
-    except BundleError as error:
-        return _refuse(error)
-    try:
+        arguments = _parser(words).parse_args(words)
         verb = importlib.import_module(f".commands.{arguments.module}", __package__)
         return int(verb.run(arguments) or 0)
+    except SystemExit as stop:  # argparse has printed help or the usage error
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("rtda: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        cause = _root(error)
-        if not _ours(cause):
+        cause = root_cause(error)
+        if not (is_refusal(cause) or _names_a_file(cause)):
             traceback.print_exc()
             return 1
-        return _refuse(cause)
+        print(f"rtda: {_told(cause)}", file=sys.stderr)
+        return 2 if isinstance(cause, ValueError) else 1
 
 
-def _refuse(error: BaseException) -> int:
-    print(f"rtda: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
-    return 2 if isinstance(error, ValueError) else 1
+def _hyphenated(word: str) -> str:
+    """Options may be written with underscores, as MONAI writes them."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
-def _root(error: BaseException) -> BaseException:
-    """MONAI wraps what a transform or a config component raises, sometimes several times: the first cause."""
-    while error.__cause__ is not None and not _ours(error):
-        error = error.__cause__
-    return error
+def _names_a_file(error: BaseException) -> bool:
+    return isinstance(error, OSError) and isinstance(error.filename, str)
 
 
-def _ours(error: BaseException) -> bool:
-    """Raised by this project's own code: such a message names file, field and cure, and needs no traceback."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
-    return isinstance(error, (ValueError, OSError, FloatingPointError)) and module.startswith("rtda.")
+def _told(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if not _names_a_file(error):  # our own, which names it in its message
+        return error.strerror or str(error)
+    return f"{Path(error.filename).name}: file: {error.strerror}; check that it is there and that you may use it"
 
 
 class _Parser(argparse.ArgumentParser):
     """Usage errors in one line, like every other refusal."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"rtda: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"rtda: {' '.join(message.split()).removeprefix('argument ')}; see {self.prog} --help\n")
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -79,6 +79,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Robust training for medical image classifiers, packaged as MONAI bundles.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"rtda {version('rtda')}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _data(verbs)
     _train(verbs, argv)
@@ -119,7 +120,7 @@ def _data(verbs: Any) -> None:
     build.add_argument(
         "--test", type=float, default=0.2, help="share of patients where no split is given (default: %(default)s)"
     )
-    build.add_argument("--key", default="public", help="'public', or a key file (made if absent) for hashed ids")
+    build.add_argument("--key", help="'public', or a key file (default: rtda.key beside the list, made once)")
     build.add_argument("--name", help="name of the list (default: the file's)")
     build.add_argument("--licence", default="", help="licence of the images, written into the list")
     build.add_argument("--source", default="", help="where the images come from, written into the list")
@@ -128,35 +129,77 @@ def _data(verbs: Any) -> None:
 
 def _train(verbs: Any, argv: Sequence[str]) -> None:
     train = _verb(verbs, "train", "train", "train a bundle by a recipe; makes a run folder")
-    train.add_argument("bundle", metavar="NAME", help="bundle folder, zip, or installed bundle")
+    train.add_argument(
+        "bundle", metavar="NAME", help="bundle folder, zip, run folder (its bundle), or installed bundle"
+    )
     train.add_argument("--recipe", required=True, help="recipe name or YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
-    defaults = _defaults(argv)
-    options = train.add_argument_group("ids of the bundle's train.yaml")
-    for name in ROOT_IDS:
-        flags = [f"--{name.replace('_', '-')}"] + ([f"--{name}"] if "_" in name else [])
-        shown = defaults.get(name)
-        text = "a mapping" if isinstance(shown, dict) else shown
-        options.add_argument(
-            *flags, dest=f"id_{name}", metavar="VALUE", type=_value, help=f"default: {text}".replace("%", "%%")
-        )
+    defaults = _defaults(argv) if {"-h", "--help"} & set(argv) else {}
+    options = train.add_argument_group("ids of the bundle's train.yaml", "a value, or an expression: $@radius_224*2")
+    for name, kind in ROOT_IDS.items():
+        default = "the bundle's" if isinstance(defaults.get(name), dict) else defaults.get(name, "the bundle's")
+        help = f"{kind} (default: {default})".replace("%", "%%")
+        options.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", type=_value(kind), help=help)
 
 
 def _defaults(argv: Sequence[str]) -> dict[str, Any]:
     """Root ids of the bundle named on the command line, for the help text."""
-    words = [word for word in argv[1:] if not word.startswith("-")]
-    if not argv or argv[0] != "train" or not words:
-        return {}
-    return read_yaml(find_bundle(words[0]).config("train"))
+    name = _bundle_named(iter(argv[1:])) if argv[0] == "train" else None
+    return read_yaml(find_bundle(name).config("train")) if name else {}
 
 
-def _value(text: str) -> Any:
-    """A number, or what YAML makes of the text; YAML itself takes 1e-3 for a word."""
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+def _bundle_named(words: Iterator[str]) -> str | None:
+    """The first word that is neither an option nor an option's value."""
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word not in ("-h", "--help", "--dry-run"):
+            next(words, None)
+    return None
+
+
+def _value(kind: str) -> Callable[[str], Any]:
+    """Reader of an option's text: a value of this kind, or an expression, which MONAI evaluates."""
+
+    def value(text: str) -> Any:
+        if text.startswith(("$", "@")):
+            return text
+        try:
+            return _READERS[kind](text)
+        except (ValueError, yaml.YAMLError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}") from None
+
+    return value
+
+
+def _whole(text: str, least: int) -> int:
+    if int(text) < least:
+        raise ValueError
+    return int(text)
+
+
+def _number(text: str) -> int | float:
+    number = float(text)  # YAML takes 1e-3 for a word
+    if not math.isfinite(number):
+        raise ValueError
+    return int(text) if text.strip("+-").isdecimal() else number
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise ValueError
+    return content
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "whole number ≥ 0": partial(_whole, least=0),
+    "whole number ≥ 1": partial(_whole, least=1),
+    "number": _number,
+    "text": str,
+    "mapping": _mapping,
+}
 
 
 def _evaluate(verbs: Any) -> None:
@@ -180,6 +223,7 @@ def _report(verbs: Any) -> None:
     report = _verb(verbs, "report", "report", "write one HTML report over evaluated runs")
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     report.add_argument("-o", "--output", help="HTML file (default: report.html in the first run's folder)")
+    report.add_argument("--no-pictures", action="store_true", help="leave the pictures of test images out")
 
 
 def _infer(verbs: Any) -> None:

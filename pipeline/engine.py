@@ -29,7 +29,8 @@ class RobustTrainer(SupervisedTrainer):
         **kwargs: arguments of MONAI's ``SupervisedTrainer``.
 
     Raises:
-        ValueError: ``amp`` or ``compile`` is set: MONAI would apply them after the attack, to the step alone.
+        ValueError: ``amp`` or ``compile`` is set: MONAI would apply them after the attack, to the step alone; or the
+            loss names other ``views`` than the stack: it would read the wrong rows.
 
     Example:
         see ``README.md``, "Ten lines of Python", which is run as a test.
@@ -52,6 +53,9 @@ class RobustTrainer(SupervisedTrainer):
         stacked = StackViews(views, network, stack, prepare_batch, fire=self.fire_event)
         self.views = stacked.views  # before the handlers are attached: some read them
         super().__init__(network=network, prepare_batch=stacked, **kwargs)
+        views_of_loss = tuple(getattr(self.loss_function, "views", stacked.stack))
+        if views_of_loss != stacked.stack:
+            raise ValueError(f"loss_function: its views {list(views_of_loss)} are not the stack {list(stacked.stack)}")
         supervised = getattr(self.loss_function, "supervise", stacked.stack)[0]
         self.supervised = (stacked.stack.index(supervised), len(stacked.stack))
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, _keep_supervised_view)

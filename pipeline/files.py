@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -20,20 +21,30 @@ def write_whole(path: Path, content: bytes) -> Path:
         b'whole'
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            _discard(temporary)
+            raise
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a fault of writing ``path`` into one whose message names the file, without its folders, and a cure."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        _discard(temporary)
         reason = error.strerror or str(error)
         raise OSError(
             error.errno, f"{path.name}: cannot be written ({reason}); free space or choose another folder"
         ) from error
-    return path
 
 
 def _discard(path: Path) -> None:

@@ -16,7 +16,6 @@ from ignite.utils import manual_seed
 from monai.data import set_rnd
 from torch import nn
 
-from .attacks import PGD
 from .engine import RobustTrainer
 from .files import write_whole
 from .seeding import derived_seed
@@ -75,15 +74,16 @@ class RadiusWarmUp:
         engine.views.update({name: scaled(view, share) for name, view in self.full.items()})
 
 
-def scaled(view: View, share: float) -> View:
-    """The same attack within ``share`` times its radius (and step); other views as they are."""
+def scaled(view: Any, share: float) -> Any:
+    """The same attack within ``share`` times its radius (and step); views without a ball as they are."""
     if isinstance(view, Chain):
         return replace(view, view=scaled(view.view, share))
-    if not isinstance(view, PGD):
+    if not hasattr(view, "ball"):
         return view
-    step = None if view.step_size is None else view.step_size * share
-    ball = replace(view.ball, radius=view.ball.radius * share)  # type: ignore[type-var]
-    return replace(view, ball=ball, step_size=step)
+    changed: dict[str, Any] = {"ball": replace(view.ball, radius=view.ball.radius * share)}
+    if getattr(view, "step_size", None) is not None:
+        changed["step_size"] = view.step_size * share
+    return replace(view, **changed)
 
 
 class CheckpointChoice:
@@ -160,8 +160,7 @@ class CheckpointChoice:
 
     def _measured(self, engine: Engine) -> tuple[float, float] | None:
         """(clean, attacked) AUROC of this epoch, or None where it was not validated."""
-        output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
-        _refuse_not_finite(engine, float(torch.as_tensor(output["loss"]).detach()))
+        _refuse_not_finite(engine, float(loss_of(engine)))
         if self.clean.state.epoch != engine.state.epoch:
             return None
         clean = _key_metric(self.clean)
@@ -197,6 +196,12 @@ class CheckpointChoice:
 
     def _candidate(self, epoch: int) -> Path:
         return self.folder / "candidates" / f"{epoch:04d}.pt"
+
+
+def loss_of(engine: Engine) -> torch.Tensor:
+    """The loss of the last iteration, detached, 0-d; decollated, the output of every item holds it."""
+    output = engine.state.output
+    return torch.as_tensor((output[0] if isinstance(output, list) else output)["loss"]).detach()
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import deque
@@ -49,9 +50,10 @@ class MlflowRun:
         experiment: str = "rtda",
         parameters: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.name, self.experiment = folder, name, experiment
-        self.parameters, self.tags = dict(parameters or {}), dict(tags or {})
+        self.parameters, self.tags, self.texts = dict(parameters or {}), dict(tags or {}), dict(texts or {})
         beside = folder.resolve().with_name("mlflow.db")
         self.store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside.as_posix()}"
         self.database = Path(self.store.removeprefix("sqlite:///")) if self.store.startswith("sqlite:///") else None
@@ -98,13 +100,22 @@ class MlflowRun:
         return str(created.info.run_id)
 
     def describe(self) -> None:
-        """Log the parameters and tags given; mlflow refuses a second value for a parameter, so the first one stays."""
+        """Log what is given; mlflow refuses a second value for a parameter, so the first one stays."""
         from mlflow.entities import Param
 
         logged = self.client.get_run(self.id).data.params
         given = {_key(name): masked(value)[:500] for name, value in self.parameters.items()}  # 500: servers before 2.8
         self._log("params", [Param(name, value) for name, value in given.items() if name not in logged], 100)
         self.set_tags(self.tags)
+        if self.texts:
+            self._log_texts()
+
+    def _log_texts(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / name for name in self.texts]
+            for file in files:
+                file.write_text(self.texts[file.name], encoding="utf-8")
+            self.log_files(files)
 
     def log_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Log metrics as ``metrics.jsonl`` holds them, the epoch as MLflow's step."""

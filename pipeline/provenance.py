@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+_PLACES = ("bundle_root", "dataset_dir", "data_list", "output_dir")
 _WHOLE_PATH = re.compile(r"(?:file:)?(?:~|/|\\\\|[A-Za-z]:[\\/]).+", re.DOTALL)
 _PATH_WITHIN = re.compile(r"(?<![\w.:/)\]])(?:~|[A-Za-z]:(?=\\))?[/\\][^\s'\"/\\]+[/\\][^'\",)\n]*")
 
@@ -18,6 +19,24 @@ def masked(value: object) -> str:
     """``value`` as text; absolute paths, whole or within an expression, become ``<path>``."""
     text = str(value)
     return "<path>" if _WHOLE_PATH.fullmatch(text) else _PATH_WITHIN.sub("<path>", text)
+
+
+def public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration fit to be shown: places as placeholders, absolute paths elsewhere as ``<path>``.
+
+    Example:
+        >>> public({"dataset_dir": "/home/jane/films", "seed": 0, "sizes": ["/a/b", 2]})
+        {'dataset_dir': '<dataset_dir>', 'seed': 0, 'sizes': ['<path>', 2]}
+    """
+    return {name: f"<{name}>" if name in _PLACES else _shown(value) for name, value in config.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:

@@ -14,7 +14,7 @@ def derived_seed(*parts: object) -> int:
 
     Example:
         >>> derived_seed(0, "pgd20_l2_0.571", 3)
-        2437146391
+        1697524416
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big")

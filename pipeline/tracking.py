@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from .files import write_whole
+from .files import write_whole, writing
 from .mlflow_copy import MlflowRun, Sender
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ class RunRecord:
 
     Raises:
         ValueError: ``read`` meets a damaged line other than the last, which a killed process may leave torn.
+        OSError: a line could not be written; the message names the file.
 
     Example:
         >>> import tempfile
@@ -58,7 +58,9 @@ class RunRecord:
                 parsed.append(json.loads(line))
             except ValueError as error:
                 if line.endswith(b"\n"):
-                    raise ValueError(f"{self.path.name}, line {number} is not JSON") from error
+                    raise ValueError(
+                        f"{self.path.name}: line {number}: not JSON; delete it, or start a new run"
+                    ) from error
         return parsed
 
     def append(self, *, epoch: int, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -67,11 +69,12 @@ class RunRecord:
         line = {"epoch": epoch, "step": step, "time": _now(), "metrics": values}
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             self.rewind(epoch + 1)  # a kill tore the last line
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         return line
 
     def rewind(self, epoch: int) -> None:
@@ -96,12 +99,13 @@ class RunTracker:
         parameters: flat mapping, see ``flatten``; a name already logged keeps its first value. Here and in tags,
             absolute paths become ``<path>``.
         tags: for example ``environment()``.
+        texts: file name -> content, logged as artifacts when the run starts.
         terms: called after each iteration; detached 0-d tensors, whose epoch means are recorded as ``train/<name>``.
         learning_rate: called as an epoch starts, since schedulers step before its end is recorded.
         validation: called as an epoch ends; an empty mapping where no validation was due.
 
     Example:
-        ``RunTracker("runs/a", terms=lambda engine: {"loss": engine.state.output["loss"].detach()}).attach(trainer)``
+        ``RunTracker("runs/a", terms=lambda engine: {"loss": loss_of(engine)}).attach(trainer)``
     """
 
     def __init__(
@@ -112,12 +116,13 @@ class RunTracker:
         experiment: str = "rtda",
         parameters: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
         terms: Callable[[Engine], Mapping[str, Tensor]] | None = None,
         learning_rate: Callable[[], float] | None = None,
         validation: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.record = RunRecord(run_dir)
-        self._run = MlflowRun(Path(run_dir), run_name, experiment, parameters, tags)
+        self._run = MlflowRun(Path(run_dir), run_name, experiment, parameters, tags, texts)
         self._terms, self._learning_rate, self._validation = terms, learning_rate, validation
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -154,8 +159,7 @@ class RunTracker:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def _end_epoch(self, engine: Engine) -> None:
-        sums = torch.stack(list(self._sums.values())).tolist() if self._sums else []  # the epoch's one device sync
-        means = {f"train/{name}": total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)}
+        means = {f"train/{name}": float(total) / self._counts[name] for name, total in self._sums.items()}
         seconds = {"epoch_seconds": float(engine.state.times[Events.EPOCH_COMPLETED.name])}
         validated = self._validation() if self._validation else {}
         metrics = {**means, **self._rate, **seconds, **validated}

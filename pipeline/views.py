@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from monai.engines.utils import IterationEvents, PrepareBatch, default_prepare_batch
 from monai.transforms import Compose
 from torch import Tensor, nn
+
+from .attacks.frozen import plain as plain
 
 View: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -26,6 +27,7 @@ class Clean:
     """The image itself."""
 
     name = "clean"
+    facts: ClassVar[Mapping[str, Any]] = {"family": "clean"}
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return x."""
@@ -169,8 +171,3 @@ class StackViews(PrepareBatch):
         made = make_views(self.views, self.network, x, y)
         self.fire(IterationEvents.INNER_ITERATION_COMPLETED)
         return torch.cat([made[name] for name in self.stack]), torch.cat([y] * len(self.stack))
-
-
-def plain(x: Tensor) -> Tensor:
-    """A MetaTensor without its metadata: attacks compute on plain tensors."""
-    return x.as_tensor() if isinstance(x, MetaTensor) else x

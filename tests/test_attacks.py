@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data import MetaTensor
 from rtda.pipeline.attacks import FGSM, PGD, frozen
-from rtda.pipeline.attacks.pgd import OBJECTIVES, margin
+from rtda.pipeline.attacks.pgd import OBJECTIVES, log_cross_entropy, margin
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.laws import check_view
 from rtda.pipeline.losses import cross_entropy
 from torch import nn
 
+many = settings(max_examples=60, deadline=None)
 SPATIAL = {"2-D": (9, 7), "3-D": (5, 4, 6)}
 BALLS = [L2(0.5), Linf(0.05)]
 
@@ -279,6 +281,7 @@ os._exit(0)  # gloo's threads are not joined: that join has been seen to hang
 """
 
 
+@pytest.mark.process
 def test_an_attack_looks_through_ddp_and_leaves_it_as_it_was(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", IN_DDP, str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -357,6 +360,27 @@ def test_on_two_classes_cross_entropy_margin_and_kl_follow_the_same_gradient(dim
     torch.testing.assert_close(alike(gradients["ce"], gradients["kl"]).abs(), torch.ones(4), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1, 20, 120, 1000])
+def test_a_confident_network_is_no_robust_one(scale):
+    """Scaling the logits changes neither decisions nor what an attack can do; a saturated cross entropy lost it."""
+    x, w = torch.rand(64, 1, 9, 7) * 0.6 + 0.2, torch.randn(9, 7)
+    plain_network, confident = (TwoClasses(s * w, bias=-s * 0.5 * w.sum().item()) for s in (1, scale))
+    y = plain_network(x).argmax(1)
+    for attack in (PGD(L2(0.3), start="none"), PGD(Linf(0.05), start="none")):
+        torch.testing.assert_close(attack(confident, x, y), attack(plain_network, x, y), atol=1e-5, rtol=0)
+
+
+@many
+@given(st.integers(2, 5), st.floats(-8, 8), st.booleans())
+def test_the_objective_of_cross_entropy_is_its_logarithm(classes, scale, multi):
+    logits = torch.randn(6, classes, dtype=torch.float64) * scale
+    y = torch.arange(6) % classes
+    target = nn.functional.one_hot(y, classes) if multi else y
+    torch.testing.assert_close(
+        log_cross_entropy(logits, target), cross_entropy(logits, target).log(), rtol=1e-6, atol=1e-6
+    )
+
+
 def test_the_margin_is_positive_exactly_where_the_class_is_wrong():
     logits, y = torch.randn(200, 4), torch.arange(200) % 4
     assert torch.equal(margin(logits, y) > 0, logits.argmax(1) != y)
@@ -405,11 +429,37 @@ def test_a_random_start_follows_torchs_generator(ball):
         ({"restarts": 0}, "restarts: 0 .* at least 1"),
         ({"objective": "dlr"}, "objective: 'dlr' is unknown.*ce.*kl.*margin"),
         ({"start": "zero"}, "start: 'zero' is unknown"),
+        ({"start": -0.1}, "start: -0.1 is not a finite σ >= 0"),
+        ({"start": math.nan}, "start: nan is not a finite σ"),
+        ({"step_size": -0.1}, "step_size: -0.1 is not a finite length >= 0"),
+        ({"step_size": math.nan}, "step_size: nan is not a finite length"),
+        ({"step_size": math.inf}, "step_size: inf is not a finite length"),
+        ({"bounds": (1.0, 0.0)}, r"bounds: \[1.0, 0.0\] do not rise"),
+        ({"bounds": (0.5, 0.5)}, r"bounds: \[0.5, 0.5\] do not rise"),
+        ({"bounds": (0.0, math.nan)}, r"bounds: \[0.0, nan\] do not rise"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PGD(L2(0.5), **settings)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.5])
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_a_metatensor_is_attacked_as_the_plain_tensor_that_it_holds(radius, objective):
+    seen = []
+
+    class Spy(TwoClasses):
+        def forward(self, x):
+            seen.append(type(x))
+            return super().forward(x)
+
+    network, (x, y) = Spy(torch.randn(9, 7)), batch((9, 7))
+    attack = PGD(L2(radius), start="none", restarts=2, objective=objective)
+    made = attack(network, MetaTensor(x, meta={"film": 1}), MetaTensor(y))
+    assert type(made) is torch.Tensor
+    assert torch.equal(made, attack(network, x, y))
+    assert set(seen) <= {torch.Tensor}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
 from rtda.pipeline.delivery.bundle import INSTALLED, RECIPE_IDS, ROOT_IDS
+from rtda.pipeline.handlers import RadiusWarmUp
 from rtda.pipeline.views import make_views, plain
 
 BUNDLES = sorted(path.parent for path in INSTALLED.glob("*/configs"))
@@ -172,6 +176,36 @@ def test_every_recipe_overlays_every_bundle(bundle, recipe, data):
     assert set(parser["supervise"]) <= set(parser["stack"])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "shares"), [(1, [1]), (2, [0, 1]), (3, [0, 0.5, 1]), (7, [0, 0.2, 0.4, 0.6, 0.8, 1, 1])]
+)
+def test_the_phantoms_warm_up_ends_at_the_full_radius_however_short_the_run(data, epochs, shares):
+    parser = workflow(INSTALLED / "phantom_rtda", "train", **data | {"max_epochs": epochs}).parser
+    trainer = parser.get_parsed_content("train#trainer")
+    (warm_up,) = (item for item in parser.get_parsed_content("train#handlers") if isinstance(item, RadiusWarmUp))
+    found = []
+    for epoch in range(1, epochs + 1):
+        trainer.state.epoch = epoch
+        warm_up(trainer)
+        found.append(trainer.views["adversarial"].ball.radius / parser.get_parsed_content("radius"))
+    assert found == pytest.approx(shares)
+
+
+@each_bundle
+def test_a_trainers_output_is_decollated_as_monais_own_handlers_expect(bundle, data):
+    trainer, seen = workflow(bundle, "train", **data).parser.get_parsed_content("train#trainer"), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def stop(engine):
+        seen.append((from_engine(["loss"], first=True)(engine.state.output), len(engine.state.output)))
+        engine.terminate()
+
+    trainer.run()
+    ((loss, items),) = seen
+    assert loss > 0
+    assert items == 16  # the supervised view's rows only
+
+
 @each_bundle
 @pytest.mark.parametrize("file", ["train.yaml", "inference.yaml", "evaluate.yaml"])
 def test_a_config_says_by_which_command_it_runs(bundle, file):
@@ -190,6 +224,7 @@ def test_inference_needs_two_of_our_modules_only(bundle):
 # Run by MONAI alone
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_monai_alone_runs_inference_on_a_packed_bundle(workshop, cohort, tmp_path):
     import csv
@@ -214,6 +249,7 @@ def test_monai_alone_runs_inference_on_a_packed_bundle(workshop, cohort, tmp_pat
     assert not rows
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_monai_alone_evaluates_a_run(workshop, cohort, tmp_path):
     bundle = INSTALLED / "phantom_rtda"
@@ -227,6 +263,24 @@ def test_monai_alone_evaluates_a_run(workshop, cohort, tmp_path):
     stated = re.findall(r"auroc: ([0-9.]+)", done.stdout + done.stderr)
     assert stated
     assert float(stated[-1]) == pytest.approx(best["scores"]["clean"], abs=1e-3)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_monai_alone_trains_with_its_own_tracking(cohort, tmp_path):
+    bundle = INSTALLED / "phantom_rtda"
+    done = by_monai(
+        "--config_file", [str(bundle / "configs/train.yaml"), str(INSTALLED / "recipes/rtda.yaml")],
+        "--bundle_root", bundle, "--dataset_dir", cohort, "--output_dir", tmp_path / "run", "--image_size", 32,
+        "--batch_size", 16, "--max_epochs", 2, "--precision", "float32", "--tracking", "mlflow", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    connection = sqlite3.connect(tmp_path / "run/mlruns.db")
+    assert connection.execute("SELECT name, status FROM runs").fetchall() == [("phantom_rtda", "FINISHED")]
+    losses = connection.execute("SELECT value FROM metrics WHERE key = 'train_loss'").fetchall()
+    connection.close()
+    assert len(losses) == 6  # three batches in each of two epochs
+    assert all(0 < loss < 10 for (loss,) in losses)
 
 
 def by_monai(*words, cwd):

@@ -1,22 +1,34 @@
 """The command ``rtda``: the whole way from films to a packed bundle, and what it refuses on the way."""
 
+import contextlib
 import csv
+import io
 import json
 import os
+import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+import yaml
+from fire.parser import DefaultParseValue
 from PIL import Image
+from rtda.pipeline.balls import L2
 from rtda.pipeline.cli import main
+from rtda.pipeline.commands import is_refusal, train
+from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run
 from rtda.pipeline.handlers import load_checkpoint
+from rtda.pipeline.tracking import RunRecord
 
 CORRUPT = b"this is no image" * 20
 
@@ -81,8 +93,8 @@ def test_the_cohort_is_made_once(rtda):
 def test_a_run_folder_holds_what_the_documentation_says(workshop, recipe):
     run = workshop / "runs" / recipe
     held = {path.name for path in run.iterdir()} - {"parts"}
-    expected = {"config.yaml", "metrics.jsonl", "best.pt", "last.pt", "predictions.parquet", "examples.npz"}
-    assert held - {"mlflow_run_id"} == expected
+    expected = {"config.yaml", "bundle", "metrics.jsonl", "mlflow_run_id", "best.pt", "last.pt"}
+    assert held == expected | {"predictions.parquet", "examples.npz"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train/loss", "learning_rate", "validation/clean_auroc"} <= set(lines[0]["metrics"])
@@ -166,6 +178,53 @@ def test_validating_every_second_epoch_trains_the_same_weights(rtda, workshop, t
     status, *_ = rtda("train", "phantom_rtda", "--recipe", "rtda", "--run-name", "other", *tiny, "--val-interval", 2)
     assert status == 0
     assert same(workshop / "runs/rtda/last.pt", "runs/other/last.pt")
+
+
+def test_a_run_keeps_its_bundle_and_its_recipe(workshop):
+    run, installed = find_run(str(workshop / "runs/rtda")), INSTALLED / "phantom_rtda"
+    assert run.bundle.root == workshop / "runs/rtda/bundle/phantom_rtda"
+    for folder in ("configs", "docs"):
+        for path in (installed / folder).rglob("*.*"):
+            assert (run.bundle.root / path.relative_to(installed)).read_bytes() == path.read_bytes()
+    assert (run.bundle.root / "LICENSE").read_bytes() == (installed / "LICENSE").read_bytes()
+    assert run.recipe_config == yaml.safe_load((INSTALLED / "recipes/rtda.yaml").read_text())
+    assert run.facts["bundle"] == "phantom_rtda"
+
+
+def test_a_run_trained_from_a_zip_needs_it_no_more(rtda, workshop, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "unzipped"))
+    (tmp_path / "unzipped").mkdir()
+    shutil.copy(workshop / "rtda.zip", "bundle.zip")
+    options = ["--recipe", "rtda", "--run-name", "zipped", *tiny, "--max-epochs", "1"]
+    assert rtda("train", "bundle.zip", *options)[0] == 0
+    shutil.rmtree(tmp_path / "unzipped"), Path("bundle.zip").unlink()
+    (tmp_path / "unzipped").mkdir()
+    assert str(tmp_path / "unzipped") not in Path("runs/zipped/config.yaml").read_text()
+    assert rtda("evaluate", "runs/zipped")[0] == 0
+    assert rtda("train", "runs/zipped", *options, "--resume", "runs/zipped")[0] == 0
+    assert rtda("pack", "runs/zipped", "-o", "again.zip")[0] == 0
+    with zipfile.ZipFile("again.zip") as again, zipfile.ZipFile(workshop / "rtda.zip") as first:
+        assert set(again.namelist()) == set(first.namelist())
+
+
+def test_a_bundle_may_have_any_loss(rtda, tiny):
+    bundle = changed_bundle("train.yaml", "_target_: rtda.pipeline.losses.ConsistencyLoss", LOSS)
+    assert rtda("train", bundle, "--recipe", "standard", "--run-name", "plain", *tiny, "--max-epochs", 1)[0] == 0
+    (line,) = Path("runs/plain/metrics.jsonl").read_text().splitlines()
+    assert {"train/loss"} == {name for name in json.loads(line)["metrics"] if name.startswith("train/")}
+
+
+LOSS = """_target_: torch.nn.CrossEntropyLoss
+unused:"""
+
+
+def changed_bundle(file, old, new):
+    """The phantom's bundle in the working folder, with one text in its configuration replaced."""
+    bundle = Path(shutil.copytree(INSTALLED / "phantom_rtda", "changed"))
+    text = (bundle / "configs" / file).read_text()
+    assert text.count(old) == 1
+    (bundle / "configs" / file).write_text(text.replace(old, new))
+    return bundle
 
 
 def same(a, b):
@@ -259,7 +318,13 @@ RECIPES = {
     "unknown_key.yaml": "views: {}\nlambda: 3\n",
     "broken.yaml": "views: [\n",
     "unknown_view.yaml": "views: {clean: {_target_: rtda.pipeline.views.Clean}}\nstack: [clean, augmented]\n",
+    "unknown_argument.yaml": "views: {clean: {_target_: rtda.pipeline.views.Clean, stepz: 3}}\nstack: [clean]\n",
+    "unknown_replaced.yaml": "views: {adversarial: '$dataclasses.replace(@attack, stepz=3)'}\nstack: [adversarial]\n",
+    "unknown_target.yaml": "views: {clean: {_target_: rtda.pipeline.views.Dirty}}\nstack: [clean]\n",
+    "unknown_id.yaml": "views: {adversarial: '@attak'}\nstack: [adversarial]\n",
+    "faulty.yaml": "weight: $3 +\n",
 }
+PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.balls.L2, radius: %s}, %s: 2}"
 
 
 @pytest.mark.parametrize(
@@ -270,19 +335,36 @@ RECIPES = {
         (["--recipe", "broken.yaml"], ["broken.yaml", "line"]),
         (["--recipe", "unknown_view.yaml"], ["stack", "augmented"]),
         (["--recipe", "absent.yaml"], ["absent.yaml", "recipe"]),
+        (["--recipe", "unknown_argument.yaml"], ["views: ", "stepz"]),
+        (["--recipe", "unknown_replaced.yaml"], ["views: ", "stepz"]),
+        (["--recipe", "unknown_target.yaml"], ["views: ", "rtda.pipeline.views.Dirty"]),
+        (["--recipe", "unknown_id.yaml"], ["views: ", "attak"]),
+        (["--recipe", "faulty.yaml"], ["weight: ", "syntax"]),
+        (["--recipe", "latin.yaml"], ["latin.yaml: byte 2: not UTF-8"]),
+        (["--recipe", "folder.yaml"], ["folder.yaml: recipe: "]),
+        (["--recipe", "."], ["recipe: "]),
         ([], ["--recipe"]),
         (["--recipe", "rtda", "--radius-224", -1], ["radius"]),
-        (["--recipe", "rtda", "--radius-224", "nan"], ["radius"]),
+        (["--recipe", "rtda", "--radius-224", "nan"], ["--radius-224: 'nan' is not a number"]),
         (["--recipe", "rtda", "--radius-224", 0], ["radius"]),
         (["--recipe", "trades", "--radius", 0], ["radius"]),
-        (["--recipe", "rtda", "--image-size", "abc"], ["image_size", "abc"]),
-        (["--recipe", "rtda", "--max-epochs", "1.5"], ["max_epochs", "1.5"]),
-        (["--recipe", "rtda", "--batch-size", "true"], ["batch_size"]),
-        (["--recipe", "rtda", "--learning-rate", "fast"], ["learning_rate", "fast"]),
+        (["--recipe", "rtda", "--radius", "foo"], ["--radius: 'foo' is not a number"]),
+        (["--recipe", "rtda", "--radius", "$foo"], ["radius: cannot be made: name 'foo' is not defined"]),
+        (["--recipe", "rtda", "--attack", "PGD"], ["--attack: 'PGD' is not a mapping"]),
+        (["--recipe", "rtda", "--attack", "{a: ["], ["--attack: '{a: [' is not a mapping"]),
+        (["--recipe", "rtda", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),
+        (["--recipe", "adversarial_augmentation", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),
+        (["--recipe", "rtda", "--attack", PGD % (0.1, "stepz")], ["attack: ", "stepz"]),
+        (["--recipe", "rtda", "--num-workers", -1], ["--num-workers: '-1' is not a whole number ≥ 0"]),
+        (["--recipe", "rtda", "--val-interval", 3], ["val_interval: 3", "2 epochs"]),
+        (["--recipe", "rtda", "--image-size", "abc"], ["--image-size: 'abc' is not a whole number"]),
+        (["--recipe", "rtda", "--max-epochs", "1.5"], ["--max-epochs: '1.5' is not a whole number"]),
+        (["--recipe", "rtda", "--batch-size", "true"], ["--batch-size: 'true' is not a whole number"]),
+        (["--recipe", "rtda", "--learning-rate", "fast"], ["--learning-rate: 'fast' is not a number"]),
         (["--recipe", "rtda", "--precision", "half"], ["precision", "half"]),
         (["--recipe", "rtda", "--batch-size", 5000], ["batch_size"]),
-        (["--recipe", "rtda", "--max-epochs", 0], ["max_epochs"]),
-        (["--recipe", "rtda", "--image-size", 0], ["image_size"]),
+        (["--recipe", "rtda", "--max-epochs", 0], ["--max-epochs: '0' is not a whole number ≥ 1"]),
+        (["--recipe", "rtda", "--image-size", 0], ["--image-size: '0' is not a whole number ≥ 1"]),
         (["--recipe", "rtda", "--learning-rte", 1], ["--learning-rte"]),
         (["--recipe", "rtda", "--data-list", "absent.json"], ["absent.json", "data list"]),
         (["--recipe", "rtda", "--resume", "nowhere"], ["nowhere", "config.yaml"]),
@@ -292,7 +374,20 @@ RECIPES = {
 def test_a_bad_option_is_refused(rtda, tiny, options, words):
     for name, text in RECIPES.items():
         Path(name).write_text(text)
+    Path("latin.yaml").write_bytes("# é\n".encode("latin-1"))
+    Path("folder.yaml").mkdir()
     refused(rtda(*TRAIN, *tiny, *options), *words)
+
+
+def test_an_id_that_the_bundle_does_not_have_is_refused(rtda, tiny):
+    bundle = changed_bundle("train.yaml", "trades_weight: 6", "")
+    refused(rtda("train", bundle, "--recipe", "rtda", *tiny, "--trades-weight", 3), "train.yaml: trades_weight: ")
+
+
+def test_a_run_that_ends_before_the_radius_is_full_is_refused(rtda, tiny):
+    bundle = changed_bundle("train.yaml", "epochs: $min(6, @max_epochs)", "epochs: 6")
+    refused(rtda("train", bundle, "--recipe", "rtda", *tiny), "max_epochs: 2 end before the radius is full, in epoch 6")
+    assert not Path("runs").exists()
 
 
 def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny):
@@ -351,18 +446,207 @@ def test_weights_that_were_trained_on_another_list_are_not_evaluated(rtda, works
     refused(rtda("evaluate", "runs/rtda", "--dataset-dir", tmp_path), "rtda: data_list")
 
 
+# What is no refusal
+
+
+def test_a_bug_is_told_with_its_traceback(rtda, tiny, monkeypatch, caplog):
+    """In the same line of ours and of the same type as a refusal, but raised by Python."""
+    monkeypatch.setattr(train, "_validation", lambda *_: lambda: {"validation/clean_auroc": "no number"})
+    status, _, error = rtda("train", "phantom_rtda", "--recipe", "standard", *tiny)
+    assert status == 1
+    assert "Traceback" in error
+    assert "ValueError: Unknown format code 'f'" in error
+    assert not [record for record in caplog.records if record.name.startswith("ignite")]  # told once is enough
+
+
+def test_a_refusal_is_what_a_raise_of_this_project_raised():
+    def raised(function):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            function()
+        return is_refusal(caught.value)
+
+    assert raised(lambda: L2(-1.0))
+    assert raised(lambda: find_bundle("nowhere"))
+    assert not raised(lambda: RunRecord("nowhere").append(epoch=1, step=1, metrics={"loss": "no number"}))
+    assert not raised(lambda: int("no number"))
+
+
+# Faults of the system
+
+
+def test_a_fault_of_the_system_names_the_file(rtda, tiny):
+    Path("taken").write_text("a file where a folder is wanted")
+    status, _, error = rtda(
+        "train", "phantom_rtda", "--recipe", "standard", *tiny, "--output-dir", Path.cwd() / "taken"
+    )
+    assert status == 1
+    assert error == "rtda: taken: file: Not a directory; check that it is there and that you may use it\n"
+
+
+def in_fork(prepare, argv):
+    """Status and stderr of a command in a forked process, which may limit itself first."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
+        child = os.fork()
+    if child == 0:
+        torch.cuda.is_available = lambda: False  # CUDA does not survive a fork
+        status, told = 99, io.StringIO()
+        with contextlib.suppress(BaseException), contextlib.redirect_stderr(told):
+            prepare()
+            status = main([str(word) for word in argv])
+        os.write(write, told.getvalue().encode()[:60_000])
+        os._exit(status)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        told = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+
+
+@pytest.fixture
+def open_cohort(cohort, monkeypatch):
+    """The cohort in a working folder that every user can reach, as pytest's own is closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(cohort, folder / "cohort")
+        monkeypatch.chdir(folder)
+        yield ["--dataset-dir", "cohort", "--image-size", 32, "--batch-size", 16, "--max-epochs", 1]
+
+
+@pytest.mark.process
+def test_a_full_disk_under_the_record_of_metrics_is_told_with_its_name(open_cohort, monkeypatch):
+    append = RunRecord.append
+
+    def full(self, **line):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+        return append(self, **line)
+
+    command = ["train", "phantom_rtda", "--recipe", "standard", "--run-name", "full", *open_cohort]
+    status, told = in_fork(lambda: monkeypatch.setattr(RunRecord, "append", full), command)
+    last = [line for line in told.splitlines() if line.startswith("rtda: ")]
+    cure = "free space or choose another folder"
+    assert (status, last) == (1, [f"rtda: metrics.jsonl: cannot be written (File too large); {cure}"])
+    assert "Traceback" not in told
+    assert load_checkpoint(Path("runs/full/last.pt"))["epoch"] == 1
+    assert main([str(word) for word in [*command, "--resume", "runs/full"]]) == 0
+
+
+def unprivileged():
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.mark.process
+def test_a_folder_without_permission_is_told_with_the_file_that_could_not_be_written(open_cohort):
+    Path("runs").mkdir(mode=0o555)
+    command = ["train", "phantom_rtda", "--recipe", "standard", "--run-name", "mine", *open_cohort]
+    status, told = in_fork(unprivileged, command)
+    assert status == 1
+    assert told.splitlines()[-1].startswith("rtda: ")
+    assert "cannot be written (Permission denied); free space or choose another folder" in told
+    assert str(Path.cwd()) not in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.process
+def test_a_file_without_permission_is_told_with_its_name(open_cohort):
+    shutil.copy(INSTALLED / "recipes/standard.yaml", "mine.yaml")
+    Path("mine.yaml").chmod(0)
+    status, told = in_fork(unprivileged, ["train", "phantom_rtda", "--recipe", "mine.yaml", *open_cohort])
+    cure = "check that it is there and that you may use it"
+    assert (status, told) == (1, f"rtda: mine.yaml: file: Permission denied; {cure}\n")
+
+
+# Options
+
+
+def printed(rtda, *options):
+    """What MONAI's own command line makes of the options in the command that ``rtda train --dry-run`` prints."""
+    status, out, error = rtda("train", "phantom_rtda", "--recipe", "rtda", "--dry-run", *options)
+    assert status == 0, error
+    words = shlex.split(out)[4:]
+    return {
+        name.removeprefix("--"): DefaultParseValue(text) for name, text in zip(words[::2], words[1::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("run-name", "2026", "2026"),
+        ("run-name", "1e3", "1e3"),
+        ("run-name", "true", "true"),
+        ("dataset-dir", "2024", "2024"),
+        ("data-list", "[1]", "[1]"),
+        ("seed", "3", 3),
+        ("learning-rate", "1e-3", 0.001),
+        ("radius", "1", 1),
+        ("radius", "$@radius_224*2", "$@radius_224*2"),
+        ("max-epochs", "$2*3", "$2*3"),
+        ("attack", "$attacks.FGSM(@ball)", "$attacks.FGSM(@ball)"),
+        ("augmentation", "{_target_: rtda.pipeline.views.Clean}", {"_target_": "rtda.pipeline.views.Clean"}),
+    ],
+)
+def test_an_option_is_of_its_kind(rtda, option, text, value):
+    name = option.replace("-", "_")
+    for spelled in (f"--{option}", f"--{name}"):
+        found = printed(rtda, spelled, text)[name]
+        assert (found, type(found)) == (value, type(value))
+        assert printed(rtda, f"{spelled}={text}")[name] == value
+
+
+def test_a_name_that_looks_like_a_number_names_the_run(rtda, tiny):
+    options = ["--recipe", "standard", *tiny, "--max-epochs", 1]
+    assert rtda("train", "phantom_rtda", *options, "--run-name", "2026")[0] == 0
+    assert yaml.safe_load(Path("runs/2026/config.yaml").read_text())["run_name"] == "2026"
+    assert rtda("train", "phantom_rtda", *options, "--resume", "runs/2026")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["data", "build", "absent.csv", "--dataset_dir", ".", "-o", "a.json", "--recut_validation"],
+        ["evaluate", "nowhere", "--dataset_dir", ".", "--num_workers", "0"],
+        ["train", "nowhere", "--recipe", "rtda", "--dry_run", "--run_name=a_b"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_every_verbs_options_may_have_underscores(rtda, argv):
+    refused(rtda(*argv), argv[1] if argv[0] != "data" else argv[2])
+
+
+def test_the_bundle_may_stand_anywhere_on_the_command_line(rtda):
+    status, _, error = rtda("train", "--recipe", "rtda", "--dry-run", "phantom_rtda")
+    assert status == 0, error
+    for argv in (["--recipe", "rtda", "phantom_rtda", "-h"], ["--help", "--dry-run", "--seed=1", "phantom_rtda"]):
+        status, out, _ = rtda("train", *argv)
+        assert status == 0
+        assert "default: 0.875" in out
+    status, out, _ = rtda("train", "--help")
+    assert status == 0
+    assert "--radius-224" in out
+
+
+def test_the_version_is_told(rtda):
+    assert rtda("--version") == (0, f"rtda {version('rtda')}\n", "")
+
+
 # Processes
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "phantom_rtda", "--help"], ["train", "phantom_rtda"]])
-def test_help_and_usage_errors_import_neither_torch_nor_monai(argv, tmp_path):
+@pytest.mark.process
+def test_help_and_usage_errors_import_neither_torch_nor_monai(tmp_path):
     code = (
-        "import sys; from rtda.pipeline.cli import main; status = main(sys.argv[1:]);"
-        "print('imported', *({'torch', 'monai', 'mlflow'} & set(sys.modules))); sys.exit(status)"
+        "import sys; from rtda.pipeline.cli import main;"
+        "train = ['train', 'phantom_rtda'];"
+        "told = [main(words) for words in (['--help'], [*train, '--help'], train)];"
+        "print(*told, 'imported', *({'torch', 'monai', 'mlflow'} & set(sys.modules)))"
     )
-    done = in_process(sys.executable, "-c", code, *argv, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "imported"
-    assert done.returncode == (0 if "--help" in argv else 2)
+    done = in_process(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 0 2 imported"
 
 
 def test_help_shows_the_bundles_defaults(rtda):
@@ -372,6 +656,8 @@ def test_help_shows_the_bundles_defaults(rtda):
     assert "default: 0.875" in out
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_refusal_is_one_line_in_a_process_of_its_own_too(cohort, tmp_path):
     options = ["--recipe", "rtda", "--dataset-dir", str(cohort), "--radius-224", "-1"]
     done = in_process(sys.executable, "-m", "rtda.pipeline", "train", "phantom_rtda", *options, cwd=tmp_path)
@@ -380,6 +666,7 @@ def test_a_refusal_is_one_line_in_a_process_of_its_own_too(cohort, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_printed_monai_command_trains_the_same_weights(rtda, cohort, tiny, tmp_path):
     train = ["train", "phantom_rtda", "--recipe", "rtda", *tiny, "--max-epochs", "1"]

@@ -125,6 +125,12 @@ def test_family_norm_radius_and_severity_stand_in_the_table(tmp_path):
     ]
 
 
+def test_a_view_that_states_nothing_is_not_called_clean(tmp_path):
+    made = table(tmp_path / "parts", tested={"clean": Clean(), "rotated": lambda model, x, y: x.rot90(dims=(2, 3))})
+    families = {(row["view"], row["family"]) for row in made.to_pylist()}
+    assert families == {("clean", "clean"), ("rotated", "other")}
+
+
 def test_a_stored_table_is_read_back_as_it_was(reference, tmp_path):
     stored = read_table(write_table(reference, tmp_path / "predictions.parquet"))
     assert stored.equals(reference)
@@ -140,6 +146,7 @@ def test_two_ranks_make_the_table_of_one(reference, tmp_path):
     assert evaluation(tmp_path / "parts").table({"classes": ["a", "b"]}).equals(reference, check_metadata=True)
 
 
+@pytest.mark.process
 def test_loader_workers_change_nothing(reference, tmp_path):
     one = evaluation(tmp_path / "parts")
     one.run(num_workers=2)
@@ -201,7 +208,7 @@ def failing(at):
         def __repr__(self):
             return repr(PGD(L2(0.3), steps=2))
 
-        ball = L2(0.3)
+        facts = PGD(L2(0.3)).facts
 
     return Failing(), calls
 
@@ -230,6 +237,8 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(reference, tmp_path,
         {"threads": 2},
         {"record": RECORD | {"checkpoint": "last"}},
         {"films": items(COUNT - 1)},
+        {"films": [item | {"label": 1 - item["label"]} for item in items()]},
+        {"identity": {"preprocessing": "another"}},
         {"tested": views() | {"pgd": PGD(L2(0.3), steps=3)}},
         {"tested": views() | {"augmented": Augment(RandomContrastBrightness(alpha=0.1))}},
     ],
@@ -243,6 +252,16 @@ def test_parts_of_another_evaluation_are_discarded(tmp_path, change):
     assert len(list(parts.glob("*.parquet"))) == 15
     evaluation(parts, **change)
     assert not list(parts.glob("*.parquet"))
+
+
+def test_parts_are_discarded_when_an_image_file_changes(tmp_path):
+    film = tmp_path / "film.png"
+    film.write_bytes(b"one")
+    films = [item | {"image": str(film)} for item in items()]
+    evaluation(tmp_path / "parts", films=films).run()
+    film.write_bytes(b"another")
+    evaluation(tmp_path / "parts", films=films)
+    assert not list((tmp_path / "parts").glob("*.parquet"))
 
 
 def test_discarding_leaves_nothing(tmp_path):
@@ -259,7 +278,7 @@ def states():
     return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.process, pytest.mark.slow])])
 def test_the_global_random_state_is_left_alone(tmp_path, workers):
     one = evaluation(tmp_path / "parts")
     torch.rand(3)
@@ -335,6 +354,7 @@ def test_a_table_of_other_columns_is_refused(reference, tmp_path):
 # By the command
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_two_processes_and_workers_make_the_table_of_one(workshop, capfd):
     stored = workshop / "runs/rtda/predictions.parquet"

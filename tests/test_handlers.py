@@ -2,17 +2,15 @@
 
 import os
 import random
-import resource
 import shutil
 import tempfile
-import traceback
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from faults import full_disk, read_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine, Events
@@ -205,28 +203,7 @@ def test_resuming_from_what_is_no_checkpoint_is_refused(tmp_path, content, messa
         play(folder, [(0.7, 0.6)], resume=True)
 
 
-# Faults: what the system refuses, in a child process that can be limited.
-
-
-def in_child(function):
-    """Message of the exception that a function raises in a forked process, or '' if it raises none."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside torch's idle threads
-        child = os.fork()
-    if child == 0:
-        try:
-            function()
-            message = ""
-        except BaseException as error:
-            message = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else traceback.format_exc()
-        os.write(write, message.encode()[:60_000])
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        message = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return message
+# Faults: what the system refuses
 
 
 @pytest.fixture
@@ -257,30 +234,17 @@ def go_on(folder):
 
 
 def test_a_full_disk_is_named_with_its_file_and_the_last_checkpoint_stands(finished):
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+    cure = r"last\.pt: cannot be written \(File too large\); free space or choose another folder"
+    with full_disk(limit=512), pytest.raises(OSError, match=cure):
         go_on(finished)
-
-    message = in_child(limited)
-    assert "OSError" in message
-    assert "last.pt: cannot be written (File too large); free space or choose another folder" in message
     stands(finished)
     go_on(finished)
     assert load_checkpoint(finished / "last.pt")["epoch"] == 2
 
 
 def test_a_folder_without_write_permission_is_named_with_its_file_and_the_last_checkpoint_stands(finished):
-    def refused():
-        if os.getuid() == 0:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+    with read_only(finished), pytest.raises(OSError, match=r"last\.pt: cannot be written \(Permission denied\)"):
         go_on(finished)
-
-    finished.chmod(0o555)
-    message = in_child(refused)
-    assert "PermissionError" in message
-    assert "last.pt: cannot be written (Permission denied)" in message
     stands(finished)
 
 
@@ -349,7 +313,7 @@ class Trained:
         return torch.cat([value.flatten().float() for value in self.network.state_dict().values()])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_a_killed_and_resumed_training_ends_with_identical_weights(tmp_path, workers):
     whole = Trained(tmp_path / "whole", workers)
     whole.trainer.run()
@@ -376,7 +340,7 @@ def test_a_killed_and_resumed_training_ends_with_identical_weights(tmp_path, wor
     assert a["schedule"] == b["schedule"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.process, pytest.mark.slow])])
 def test_the_batches_of_an_epoch_follow_from_its_seed_and_differ_from_the_next(tmp_path, workers):
     """After shuffling, the loader's transforms and the views, whatever was drawn before; an attack aside."""
     runs = []

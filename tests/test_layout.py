@@ -1,12 +1,17 @@
-"""The rooms: who may import whom, and by which name."""
+"""The rooms: who may import whom, and by which name; and what is stated in more than one file."""
 
 import ast
+import importlib.metadata
+import itertools
 import pydoc
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("pipeline", "transforms")
@@ -14,7 +19,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 # Within pipeline, imports point downward: a layer may import those before it, and its own.
 LAYERS = [
-    {"balls", "losses", "seeding", "files", "networks", "provenance"},
+    {"balls", "losses", "seeding", "files", "networks", "progress", "provenance"},
     {"attacks"},
     {"views"},
     {"engine"},
@@ -67,11 +72,102 @@ def test_imports_in_pipeline_point_downward(path):
         assert rank[target] <= rank[parts[1]], f"{'/'.join(parts)} imports {target} above it"
 
 
-@pytest.mark.parametrize("pattern", ["tests/**/*.py", "docs/**/*.md", "*.md", "bundles/**/*.yaml", "bundles/**/*.md"])
+PLAIN = re.compile(
+    r"""
+    (?: (?:^|["'$;>]) \s* import \s+ (?:[\w.]+ (?:\s+as\s+\w+)? \s*,\s*)*  # import os, ROOM
+      | \b from \s+ (?= \S+ \s+ import\b)                                # from ROOM.views import Clean
+      | _target_["']? \s*:\s* ["']?                                      # _target_: "ROOM.views.Clean"
+    ) (?:pipeline|transforms) \b""",
+    re.MULTILINE | re.VERBOSE,
+)
+"""A room by its plain name, where Python or a config would import it."""
+
+
+@pytest.mark.parametrize(
+    "pattern", ["tests/**/*.py", "docs/**/*.md", "*.md", "bundles/**/*.yaml", "bundles/**/*.json", "bundles/**/*.md"]
+)
 def test_nobody_uses_the_plain_names(pattern):
-    plain = re.compile(r"(?:^\s*(?:from|import)\s+|_target_:\s*|\$import\s+)(?:pipeline|transforms)\b", re.MULTILINE)
     for path in ROOT.glob(pattern):
-        assert not plain.search(path.read_text()), f"{path.relative_to(ROOT)} imports a plain name"
+        found = PLAIN.search(path.read_text())
+        assert not found, f"{path.relative_to(ROOT)} imports a plain name: {found.group()}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import {}",
+        "import {}.views as views",
+        "import os, {}",
+        "import os as o, {}.views, sys",
+        "    from {}.views import Clean",
+        "from {} import views",
+        ">>> import {}",
+        "x = 1; import {}",
+        "- $import {}",
+        '- "$import {}.views"',
+        "- $import os, {}.views",
+        "$from {}.views import Clean",
+        "_target_: {}.views.Clean",
+        '_target_: "{}.views.Clean"',
+        "{{_target_: '{}.views.Clean'}}",
+        '"_target_": "{}.views.Clean"',
+    ],
+)
+def test_a_plain_name_is_found(text, room):
+    assert PLAIN.search("first line\n" + text.format(room))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import rtda.{}",
+        "import rtda.{}.data.lists as lists",
+        "import os, rtda.{}",
+        "from rtda.{}.views import Clean",
+        "from rtda import {}",
+        "from monai.{} import Compose",
+        "import monai.{}",
+        "from .{} import x",
+        "- $import rtda.{}.losses as losses",
+        "_target_: rtda.{}.views.Clean",
+        '_target_: "monai.{}.Compose"',
+        "No import crosses from {} to the other room.",
+    ],
+)
+def test_other_names_are_left_alone(text, room):
+    assert not PLAIN.search("first line\n" + text.format(room))
+
+
+def imported_with(path: Path) -> set[str]:
+    """Top-level names of the foreign modules that come with one of ours, before any function of it is called."""
+    foreign, seen, todo = set(), set(), [path]
+    while todo:
+        module = todo.pop()
+        if module in seen or not module.is_file():
+            continue
+        seen.add(module)
+        for node in ast.parse(module.read_text()).body:
+            if isinstance(node, ast.Import):
+                foreign |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                foreign.add(node.module.split(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                base = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                inside = [base / f"{alias.name}.py" for alias in node.names]
+                todo += [base.with_suffix(".py"), base / "__init__.py", *inside]
+    return foreign
+
+
+def test_what_comes_with_a_module_is_found():
+    assert {"csv", "hmac", "numpy"} <= imported_with(ROOT / "pipeline/commands/build.py")
+    assert {"torch", "monai"} <= imported_with(ROOT / "pipeline/engine.py")
+
+
+@pytest.mark.parametrize("path", ["pipeline/data/lists.py", "pipeline/data/build.py", "pipeline/cli.py"])
+def test_lists_and_usage_errors_wait_for_no_heavy_import(path):
+    assert not imported_with(ROOT / path) & {"torch", "monai", "ignite", "mlflow", "sklearn", "pandas", "pydicom"}
 
 
 def test_every_package_is_declared():
@@ -98,3 +194,65 @@ def test_a_recipe_sets_exactly_the_five_ids_in_fifteen_lines(path):
 def test_no_training_config_refers_to_evaluation_shifts():
     for path in [*ROOT.glob("bundles/*/configs/train.yaml"), *ROOT.glob("bundles/recipes/*.yaml")]:
         assert "shifts" not in path.read_text(), f"{path.relative_to(ROOT)} trains on an evaluation shift"
+
+
+# What stands in more than one file
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("bundles/*/configs/*.yaml")), ids=lambda path: "-".join(path.parts[-3::2])
+)
+def test_a_config_states_command_cost_and_where_its_figures_stand(path):
+    header = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines()))
+    assert any(line.startswith("#   python -m monai.bundle run ") for line in header)
+    assert any(re.match(r"#   rtda (train|evaluate|infer) ", line) for line in header)
+    (cost,) = [line for line in header if line.startswith("# Cost: ")]
+    assert re.search(r"\b(seconds|minutes?)\b.*\bcores?\b", cost)
+    (figures,) = [line for line in header if line.startswith("# Figures: ")]
+    assert "docs/README.md" in figures
+    assert (path.parents[1] / "docs/README.md").is_file()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [
+    Requirement(text)
+    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for text in group
+    if not text.startswith("rtda")
+]
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
+def test_every_requirement_is_pinned_within_its_range(requirement):
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_the_lowest_torch_that_we_take_is_one_that_monai_takes():
+    (ours,) = [requirement for requirement in REQUIREMENTS if requirement.name == "torch"]
+    (floor,) = [part.version for part in ours.specifier if part.operator == ">="]
+    stated = [Requirement(text) for text in importlib.metadata.requires("monai")]
+    (theirs,) = [requirement for requirement in stated if requirement.name == "torch" and requirement.marker is None]
+    assert theirs.specifier.contains(floor)
+
+
+# Tests that start a process
+
+STARTS = re.compile(r"\bsubprocess\b|\bos\.fork\b|\bmultiprocessing\b|\bnum_workers=[1-9]")
+
+
+def test_at_most_ten_fast_tests_start_a_process(request):
+    """Counted among the tests of this very session, case by case: that of `make test` counts them all."""
+    marked = [item for item in request.session.items if item.get_closest_marker("process")]
+    fast = [item.nodeid for item in marked if not item.get_closest_marker("slow")]
+    assert len(fast) <= 10, "\n".join(fast)
+
+
+def test_a_file_whose_tests_start_processes_marks_them():
+    texts = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    starting = {name for name, text in texts.items() if STARTS.search(text)}
+    assert "test_attacks" in starting
+    assert not {name for name in starting if "mark.process" not in texts[name]}

@@ -1,19 +1,23 @@
 """Data lists: what is read, what is refused, and how lists are built from a CSV or from DICOM headers."""
 
+import argparse
 import copy
 import csv
 import json
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import full_disk, read_only
 from hypothesis import given
 from hypothesis import strategies as st
-from rtda.pipeline.data import build, lists
+from rtda.pipeline.cli import main
+from rtda.pipeline.commands import build as command
+from rtda.pipeline.data import build, lists, phantom
 from rtda.pipeline.data.lists import ListError
 from rtda.transforms import dicom
 
@@ -30,6 +34,7 @@ def item(number, label, patient=None, **facts):
 def content(**changes):
     whole = {
         "name": "small",
+        "identity": "public",
         "classes": ["normal", "pneumonia"],
         "train": [item(0, 0), item(1, 1), item(2, 1, "p1")],
         "validation": [item(3, 0), item(4, 1)],
@@ -63,6 +68,31 @@ def test_load_gives_absolute_paths_and_leaves_all_else(films, monkeypatch):
     assert [{**i, "image": ""} for i in items] == [{**i, "image": ""} for i in content()["train"]]
 
 
+def test_the_order_of_items_in_the_file_does_not_matter(films):
+    """It would decide what is sampled when, and where an image is evaluated; the checksum does not count it."""
+    first, checksum = lists.load(films, films.parent, "train"), lists.checksum(films)
+    write(films.parent, train=content()["train"][::-1])
+    assert lists.load(films, films.parent, "train") == first
+    assert lists.checksum(films) == checksum
+
+
+@pytest.mark.parametrize("stated", [{}, {"identity": None}])
+def test_ids_of_a_list_that_does_not_state_its_identity_are_hashed_as_it_is_loaded(films, stated):
+    whole = content(train=[item(0, 0, "Anna", group_id="Doe"), item(1, 1), item(2, 1)])
+    del whole["identity"]
+    films.write_text(json.dumps(whole | stated))
+    first, *others = lists.load(films, films.parent, "train")
+    assert (first["patient_id"], first["image_id"]) == (lists.hashed(b"public", "Anna"), lists.hashed(b"public", "i0"))
+    assert first["group_id"] == lists.hashed(b"public", "Doe")
+    assert all("group_id" not in one for one in others)
+
+
+@pytest.mark.parametrize("identity", lists.IDENTITIES)
+def test_ids_of_a_list_that_states_its_identity_stand_as_they_are(films, identity):
+    write(films.parent, identity=identity)
+    assert [one["image_id"] for one in lists.load(films, films.parent, "train")] == ["i0", "i1", "i2"]
+
+
 def test_a_monai_config_can_load_it(films):
     from monai.bundle import ConfigParser
 
@@ -90,6 +120,14 @@ def test_a_monai_config_can_load_it(films):
         ({"test": [item(5, 0, site=1)]}, r"^mine.json: test\[0\]: site: must be a text, not 1"),
         ({"test": [item(5, 0) | {"image": "/a/b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
         ({"test": [item(5, 0) | {"image": "../b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
+        ({"test": [item(5, 0) | {"image": "./b.png"}]}, r"^mine.json: test\[0\]: image: not in normal form; write it"),
+        ({"test": [item(5, 0) | {"image": "a//b.png"}]}, r"^mine.json: test\[0\]: image: not in normal form"),
+        ({"test": [item(5, 0) | {"image": "a/./b.png"}]}, r"^mine.json: test\[0\]: image: not in normal form"),
+        (
+            {"identity": "secret"},
+            r"^mine.json: identity: 'secret' is unknown; state public or private, or leave it out",
+        ),
+        ({"identity": ["public"]}, r"^mine.json: identity: \['public'\] is unknown"),
         ({"test": [item(5, 0), item(5, 0)]}, r"^mine.json: image: '5.png' stands twice"),
         ({"test": [item(5, 0), item(6, 0) | {"image_id": "i5"}]}, r"^mine.json: image_id: 'i5' stands twice"),
         ({"test": [item(5, 0, "p1")]}, r"^mine.json: patient_id: 'p1' in train and test; keep it in one split"),
@@ -165,7 +203,8 @@ def test_class_names_prior_and_weights(tmp_path):
     path = write(tmp_path)
     train = lists.read(path)["train"]
     assert lists.class_names(path) == ["normal", "pneumonia"]
-    assert lists.prior(train) == pytest.approx([1 / 3, 2 / 3])
+    assert lists.prior(train, 2) == pytest.approx([1 / 3, 2 / 3])
+    assert lists.prior(train[:1], 3) == [1, 0, 0]  # classes that do not occur have their place
     weights = lists.balanced_weights(train)
     assert weights == [1.0, 0.5, 0.5]
     drawn = np.bincount([i["label"] for i in train], weights)
@@ -191,11 +230,8 @@ def test_a_key_file_is_made_once_for_its_owner_only(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(ListError, match=r"^key: key: empty; remove the file to have a new key made"):
         lists.key_file(path)
-
-
-def test_lists_are_imported_without_torch_monai_sklearn_and_pydicom():
-    program = "import sys, rtda.pipeline.data.build; print({'torch', 'monai', 'sklearn', 'pydicom'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
+    with pytest.raises(ListError, match=r": key: Is a directory; give a key file that you may read"):
+        lists.key_file(tmp_path)
 
 
 # -- splitting -------------------------------------------------------------------------------------------------------
@@ -296,6 +332,11 @@ def test_a_csv_becomes_a_list_that_loads_in_every_split(tmp_path):
     assert from_csv(tmp_path, table(view="AP", site="A", fold="2", dup_group="")).read_text() == text
 
 
+def test_paths_are_written_in_normal_form(tmp_path):
+    plain = from_csv(tmp_path, table()).read_bytes()
+    assert from_csv(tmp_path, [row | {"image": f"./films/{row['image'][5:]}"} for row in table()]).read_bytes() == plain
+
+
 def test_given_splits_stand_and_validation_is_cut_from_train(tmp_path):
     rows = [row | {"split": "Test" if i < 8 else "TRAIN"} for i, row in enumerate(table())]
     listed = lists.read(from_csv(tmp_path, rows))
@@ -352,6 +393,8 @@ def test_a_faulty_csv_is_refused(tmp_path):
     path = tmp_path / "labels.csv"
     with pytest.raises(ListError, match=r"^labels.csv: CSV: not found; check the path"):
         build.from_csv(path, tmp_path, b"public")
+    with pytest.raises(ListError, match=r": CSV: Is a directory; give a CSV file that you may read"):
+        build.from_csv(tmp_path, tmp_path, b"public")
     path.write_bytes(b"image,label,patient_id\n\xff,a,b\n")
     with pytest.raises(ListError, match=r"^labels.csv: CSV: cannot be read as UTF-8 CSV; save it as such"):
         build.from_csv(path, tmp_path, b"public")
@@ -457,6 +500,125 @@ def test_age_groups_are_those_of_the_dicom_reader(number, unit):
     assert build.age_group(f"{number:03d}{unit}") == dicom.age_group(f"{number:03d}{unit}")
 
 
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data_build(tmp_path):
+    """Run `rtda data build` on a CSV; the list, with the given options."""
+    labels = write_csv(tmp_path, table())
+
+    def run(out, **options):
+        shares = {"test": 0.2, "validation": 0.1, "recut_validation": False, "dicom": False, "classes": None}
+        facts = {"name": "mine", "licence": "", "source": "", "seed": 0, "key": None}
+        named = {"csv": labels, "dataset_dir": tmp_path, "output": tmp_path / out} | shares | facts | options
+        assert command.run(argparse.Namespace(**named)) == 0
+        return lists.read(tmp_path / out)
+
+    return run
+
+
+def test_without_a_key_the_ids_are_private_and_the_key_is_made_once_beside_the_list(tmp_path, data_build):
+    first = data_build("lists/a.json")
+    key = tmp_path / "lists" / "rtda.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    secret = key.read_bytes()
+    assert first["identity"] == "private"
+    assert first["train"][0]["image_id"] == lists.hashed(secret, first["train"][0]["image"])
+    assert data_build("lists/b.json")["checksum"] == first["checksum"]
+    assert key.read_bytes() == secret
+    assert data_build("others/a.json")["checksum"] != first["checksum"]
+
+
+def test_the_published_key_and_a_key_of_ones_own_are_asked_for(tmp_path, data_build):
+    public = data_build("a.json", key="public")
+    assert public["identity"] == "public"
+    assert public["train"][0]["image_id"] == lists.hashed(b"public", public["train"][0]["image"])
+    own = data_build("b.json", key=str(tmp_path / "own"))
+    assert own["identity"] == "private"
+    assert own["train"][0]["image_id"] == lists.hashed((tmp_path / "own").read_bytes(), own["train"][0]["image"])
+    assert not (tmp_path / "rtda.key").exists()
+
+
+def test_a_folder_is_no_output(tmp_path, data_build):
+    with pytest.raises(ListError, match=r": output: a folder; give the JSON file to write"):
+        data_build(".")
+
+
+# -- what cannot be written ------------------------------------------------------------------------------------------
+
+
+def some_list(folder, name="mine"):
+    items = [one | {"split": split} for split in lists.SPLITS for one in content()[split]]
+    return build.write_list(items, content()["classes"], folder / "mine.json", {"name": name}, 0, SHARES)
+
+
+def some_cohort(folder, seed=1):
+    return phantom.build(folder, phantom.Phantom(films=40, size=32, radius=0.1, seed=seed))
+
+
+def some_key(folder):
+    return lists.key_file(folder / "a.key")
+
+
+@pytest.fixture
+def taken():
+    """A folder that every user can reach, as pytest's own is closed to others, with a list and a cohort in it."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    some_list(folder, "the one before")
+    some_cohort(folder, seed=0)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("write", "fault", "message"),
+    [
+        (some_list, full_disk, r"mine\.json: cannot be written \(File too large\)"),
+        (some_list, read_only, r"mine\.json: cannot be written \(Permission denied\)"),
+        (some_cohort, full_disk, r"00000\.dcm: cannot be written \(File too large\)"),
+        (some_cohort, read_only, r"phantom\.json: cannot be written \(Permission denied\)"),
+        (some_key, full_disk, r"a\.key: cannot be written \(File too large\)"),
+        (
+            some_key,
+            read_only,
+            r"a\.key: cannot be written \(Permission denied\)",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_what_existed_stands(taken, write, fault, message):
+    before = files_of(taken)
+    with fault(taken), pytest.raises(OSError, match=f"{message}; free space or choose another folder"):
+        write(taken)
+    assert files_of(taken) == before
+    assert sorted(path.name for path in taken.iterdir()) == ["films", "mine.json", "phantom.json"]
+    write(taken)
+    assert files_of(taken) != before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["phantom", "-o", "{taken}", "--films", "40"], "00000.dcm"),
+        (["build", "{csv}", "--dataset-dir", "{images}", "-o", "{taken}/mine.json", "--key", "public"], "mine.json"),
+        (["build", "{csv}", "--dataset-dir", "{images}", "-o", "{taken}/mine.json", "--key", "{taken}/key"], "key"),
+    ],
+    ids=["cohort", "list", "key"],
+)
+def test_a_command_tells_of_a_full_disk_in_one_line(taken, tmp_path, capsys, words, named):
+    places = {"taken": taken, "images": tmp_path, "csv": write_csv(tmp_path, table())}
+    with full_disk(taken):
+        status = main(["data", *(word.format(**places) for word in words)])
+    told = f"rtda: {named}: cannot be written (File too large); free space or choose another folder\n"
+    said = [line for line in capsys.readouterr().err.splitlines(keepends=True) if not line.startswith("films: ")]
+    assert (status, said) == (1, [told])
+
+
 # -- real images -----------------------------------------------------------------------------------------------------
 
 
@@ -475,7 +637,8 @@ def test_the_official_test_films_stand_and_validation_is_cut_anew_from_all_other
     assert {i["image_id"] for i in listed["test"]} == official
     for split in lists.SPLITS:
         assert len(lists.load(path, folder, split)) == counts[split][0]
-    assert lists.prior(listed["validation"])[1] == pytest.approx(lists.prior(listed["train"])[1], abs=0.03)
+    shares = [lists.prior(listed[split], 2)[1] for split in ("validation", "train")]
+    assert shares[0] == pytest.approx(shares[1], abs=0.03)
 
 
 @pytest.mark.data

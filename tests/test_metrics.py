@@ -1,6 +1,5 @@
 """Each metric against scikit-learn or brute force, and the summary of a table against the definition of its rows."""
 
-import doctest
 import itertools
 import json
 import math
@@ -9,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rtda.pipeline.evidence import metrics
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 VIEWS = [
@@ -47,13 +49,18 @@ def make_run(recipe="rtda", seed=0, classes=2, splits=("validation", "test"), n=
                         "split": split,
                     }
                     | {"image_id": f"{split}{i}", "label": int(y), "view": view, "family": family, "norm": norm}
-                    | {"epsilon": epsilon, "severity": severity, "probabilities": softmax(z)}
+                    | {"epsilon": epsilon, "severity": severity, "logits": z.tolist(), "probabilities": softmax(z)}
                 )
     facts = {
         "classes": [f"c{k}" for k in range(classes)],
         "training_prior": prior or [0.3] + [0.7 / (classes - 1)] * (classes - 1),
     }
-    types = {"epsilon": pa.float64(), "severity": pa.int64(), "probabilities": pa.list_(pa.float32())}
+    types = {
+        "epsilon": pa.float64(),
+        "severity": pa.int64(),
+        "logits": pa.list_(pa.float32()),
+        "probabilities": pa.list_(pa.float32()),
+    }
     schema = pa.schema(
         [(k, types.get(k, pa.int64() if isinstance(v, int) else pa.string())) for k, v in rows[0].items()]
     )
@@ -116,6 +123,51 @@ def test_ece_has_bins_of_equal_mass(n):
     bins = np.array_split(np.argsort(confidence), 15)
     expected = sum(len(b) / n * abs(correct[b].mean() - confidence[b].mean()) for b in bins)
     assert metrics.ece(labels, p) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [150, 300, 1500])
+def test_ece_is_the_mean_gap_of_scikit_learns_calibration_curve(n):
+    """In bins of equal mass without ties, as there n is a multiple of the bins."""
+    rng = np.random.default_rng(n)
+    labels, p = rng.integers(0, 2, n), softmax(2 * rng.normal(size=(n, 2))).astype(float)
+    correct = p.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(correct, p.max(axis=1), n_bins=15, strategy="quantile")
+    assert len(accuracy) == 15
+    assert metrics.ece(labels, p) == pytest.approx(np.abs(accuracy - confidence).mean())
+
+
+@quick
+@given(outcomes(), st.integers(1, 20))
+def test_ece_equals_a_slow_loop_with_ties_kept_together(data, bins):
+    """A new bin begins with the first confidence at or above rank j(n − 1)/bins, and only where it differs."""
+    labels, p = data
+    images = sorted((max(map(float, row)), list(row).index(max(row)) == y) for row, y in zip(p, labels, strict=True))
+    edges = [images[math.ceil((len(images) - 1) * j / bins - 1e-9)][0] for j in range(1, bins)]
+    groups = {}
+    for confidence, correct in images:
+        groups.setdefault(sum(edge <= confidence for edge in edges), []).append((confidence, correct))
+    gaps = [abs(sum(correct for _, correct in group) - sum(c for c, _ in group)) for group in groups.values()]
+    assert metrics.ece(labels, p, bins) == pytest.approx(sum(gaps) / len(images))
+
+
+@quick
+@given(outcomes())
+def test_accuracy_equals_a_hand_count(data):
+    labels, p = data
+    right = 0
+    for label, row in zip(labels.tolist(), p.tolist(), strict=True):
+        said = int(row[1] >= 0.5) if len(row) == 2 else row.index(max(row))
+        right += 1 if said == label else 0
+    assert metrics.accuracy(labels, metrics.predict(p)) == right / len(labels)
+
+
+@quick
+@given(outcomes(classes=2))
+def test_auroc_is_the_statistic_of_mann_and_whitney(data):
+    labels, p = data
+    ill, well = p[labels == 1, 1], p[labels == 0, 1]
+    u = scipy.stats.mannwhitneyu(ill, well, method="asymptotic").statistic
+    assert metrics.auroc(labels, p) == pytest.approx(u / (len(ill) * len(well)))
 
 
 def test_ece_of_a_constant_is_the_gap_to_its_accuracy():
@@ -193,7 +245,6 @@ def test_predict():
         ([0], [[math.nan, 1.0]], "1 of 1 rows have non-finite"),
         ([2], [[0.5, 0.5]], "do not fit 2 classes"),
         ([0, 1], [[0.5, 0.5]], r"\(N,\)"),
-        ([0], [[3.0, -1.0]], "logits"),
         ([0.0], [[0.5, 0.5]], "integers"),
         ([], np.zeros((0, 2)), r"\(0,\)"),
     ],
@@ -202,6 +253,21 @@ def test_predict():
 def test_metrics_refuse(metric, labels, p, match):
     with pytest.raises(ValueError, match=match):
         metric(labels, p)
+
+
+@pytest.mark.parametrize("metric", [metrics.brier, metrics.ece, metrics.nll])
+def test_logits_are_refused_as_probabilities(metric):
+    with pytest.raises(ValueError, match="were these logits"):
+        metric([0], [[3.0, -1.0]])
+
+
+def test_certain_mistakes_are_no_ties():
+    """In float32 every one of these probabilities is 0 or 1."""
+    table = make_run(n=40).to_pandas()
+    table["logits"] = [[0.0, 30.0 - 2 * y + i / 100] for i, y in enumerate(table["label"])]
+    stored = pa.Table.from_pandas(table, schema=make_run().schema, preserve_index=False)
+    rows = metrics.summarise(stored.replace_schema_metadata(make_run().schema.metadata))
+    assert (rows[rows["recipe"] == "rtda"]["auroc"] < 0.1).all()
 
 
 def test_auroc_is_undefined_where_a_class_is_missing():
@@ -237,13 +303,13 @@ def test_summary_takes_the_threshold_of_the_runs_own_clean_validation():
     for seed, table in enumerate(tables):
         frame = table.to_pandas()
         valid = frame[frame["split"] == "validation"]
-        cut = metrics.threshold(valid["label"], np.stack(valid["probabilities"])[:, 1])
+        cut = metrics.threshold(valid["label"], scipy.special.softmax(np.stack(valid["logits"]).astype(float), 1)[:, 1])
         rows = summary[(summary["recipe"] == "rtda") & (summary["seed"] == seed)]
         assert set(rows["threshold"]) == {cut}
         assert set(rows["threshold_source"]) == {"clean validation"}
         part = frame[(frame["split"] == "test") & (frame["view"] == "pgd20_l2_0.25")]
         row = rows[(rows["split"] == "test") & (rows["view"] == "pgd20_l2_0.25")].iloc[0]
-        p1 = np.stack(part["probabilities"])[:, 1].astype(float)
+        p1 = scipy.special.softmax(np.stack(part["logits"]).astype(float), 1)[:, 1]
         assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(part["label"], p1 >= cut))
         assert row["balanced_accuracy_at_half"] == pytest.approx(balanced_accuracy_score(part["label"], p1 >= 0.5))
         assert (row["family"], row["norm"], row["epsilon"]) == ("attack", "l2", 0.25)
@@ -295,7 +361,7 @@ def test_summary_refuses():
         metrics.summarise(table.slice(0, 0))
     with pytest.raises(ValueError, match="metadata"):
         metrics.summarise(table.replace_schema_metadata(None))
-    with pytest.raises(ValueError, match="3 classes, but rows with 2"):
+    with pytest.raises(ValueError, match="3 classes, but rows with 2 logits"):
         metrics.summarise(table.replace_schema_metadata(make_run(classes=3).schema.metadata))
     other = table.set_column(0, "bundle", pa.array(["other"] * len(table)))
     with pytest.raises(ValueError, match="one bundle"):
@@ -311,8 +377,3 @@ def test_flat_gives_mlflow_keys_of_the_reported_split():
     assert "clean/balanced_accuracy_at_half" not in metrics.flat(metrics.summarise(make_run(classes=3)))
     with pytest.raises(ValueError, match="one run"):
         metrics.flat(metrics.summarise(pa.concat_tables([make_run(seed=0), make_run(seed=1)])))
-
-
-def test_the_examples_in_the_docstrings_run():
-    assert doctest.testmod(metrics).failed == 0
-    assert doctest.testmod(metrics).attempted > 5

@@ -1,7 +1,5 @@
 """The phantom cohort: what its films look like, and that they are sound, anonymous DICOM files."""
 
-import json
-
 import numpy as np
 import pydicom
 import pytest
@@ -193,21 +191,39 @@ def test_a_damaged_list_is_no_finished_cohort(cohort, tmp_path, damage):
     assert build(tmp_path, SMALL).read_bytes() == path.read_bytes()
 
 
-def test_a_cohort_stopped_halfway_has_no_list_and_is_made_anew(cohort, tmp_path, monkeypatch):
+@pytest.fixture
+def stopped(monkeypatch):
+    """Build a cohort over another and interrupt it at the tenth call of a method."""
+
+    def run(folder, owner, name):
+        calls, whole = [], getattr(owner, name)
+
+        def tenth(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) == 10:
+                raise KeyboardInterrupt
+            return whole(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, tenth)
+            with pytest.raises(KeyboardInterrupt):
+                build(folder, SMALL)
+
+    return run
+
+
+def test_a_cohort_stopped_while_it_is_written_leaves_the_one_before(cohort, tmp_path, stopped):
+    build(tmp_path, Phantom(films=40, size=32, radius=0.1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    stopped(tmp_path, pydicom.dataset.FileDataset, "save_as")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert build(tmp_path, SMALL).read_bytes() == cohort[0].read_bytes()
+
+
+def test_a_cohort_stopped_while_it_takes_its_place_has_no_list_and_is_made_anew(cohort, tmp_path, stopped):
     path = build(tmp_path, Phantom(films=40, size=32, radius=0.1))
-    written = []
-
-    def save(header, *arguments, **options):
-        written.append(header)
-        if len(written) > 9:
-            raise KeyboardInterrupt
-        return whole(header, *arguments, **options)
-
-    whole = pydicom.dataset.Dataset.save_as
-    with monkeypatch.context() as patch:
-        patch.setattr(pydicom.dataset.FileDataset, "save_as", save)
-        with pytest.raises(KeyboardInterrupt):
-            build(tmp_path, SMALL)
+    stopped(tmp_path, type(path), "rename")
     assert not path.exists()
     assert build(tmp_path, SMALL).read_bytes() == cohort[0].read_bytes()
-    assert json.loads(path.read_text())["phantom"]["films"] == 60
+    assert len(stamps(tmp_path)) == SMALL.films
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["films", "phantom.json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import gzip
 import pickle
 
@@ -36,12 +35,6 @@ def read(path):
 def save_sitk(path, array):
     sitk.WriteImage(sitk.GetImageFromArray(array), path, imageIO="NiftiImageIO")
     return path
-
-
-def test_examples_run():
-    result = doctest.testmod(reader)
-    assert result.attempted
-    assert result.failed == 0
 
 
 # -- THE test of the design: images are one thing in every format --

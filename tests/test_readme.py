@@ -1,5 +1,6 @@
 """The README: what it shows, runs."""
 
+import ast
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from rtda.pipeline.cli import _parser, main
 from rtda.pipeline.data import lists
+from torch import nn
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -24,11 +26,27 @@ def commands():
     return [line for line in found if "…" not in line]
 
 
-def test_the_ten_lines_of_python_run():
+def test_the_ten_lines_of_python_run_and_use_what_they_import():
     (block,) = blocks("python")
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
-    assert len([line for line in block.split("\n\n", 1)[1].splitlines() if line.strip()]) <= 15
+    assert namespace["x"].shape == (24, 1, 32, 32)
+    assert namespace["network"].linear.weight.grad.any()
+    lines = [line for line in block.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
+    assert len(lines) <= 15
+    tree = ast.parse(block)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {"PGD", "StackViews", "ConsistencyLoss", "RobustTrainer"} <= imported <= used
+    (own,) = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert issubclass(namespace[own], nn.Module)
+    assert isinstance(namespace["network"], namespace[own])
+
+
+def test_the_version_of_torch_is_that_of_the_constraints():
+    pins = (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    (stated,) = re.findall(r"torch (\d+\.\d+\.\d+)", README)
+    assert f"torch=={stated}" in pins
 
 
 def test_there_are_commands_to_check():

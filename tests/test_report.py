@@ -128,7 +128,7 @@ def test_the_constant_stands_in_every_view(page):
 def test_facts_are_stated(page):
     text = plain(page)
     for fact in (
-        "ℓ2 ε = 0.25, RMS 2.28 grey levels of 255",
+        "ℓ2 ε = 0.25 at 28 × 28, RMS 2.28 grey levels of 255",
         "28 × 28 pixels, 1 channel",
         "90 (36 normal, 54 pneumonia), 45 patients",
         "5f2b5f2b5f2b…",
@@ -214,7 +214,8 @@ def test_the_finding_names_the_best_the_next_and_the_constant(tables):
     text = finding(read(tables))
     scores = read(tables).over_seeds("pgd20_l2_0.25", "balanced_accuracy")["mean"].sort_values(ascending=False)
     assert text == (
-        f"Under PGD-20 at the training radius, ℓ2 ε = 0.25, {scores.index[0]} has the most balanced accuracy, "
+        "Under PGD-20 at the training radius, ℓ2 ε = 0.25 at 28 × 28, RMS 2.28 grey levels of 255, "
+        f"{scores.index[0]} has the most balanced accuracy, "
         f"{scores.iloc[0]:.1%}; {scores.index[1]} has {scores.iloc[1]:.1%}, a constant answer has 50.0%."
     ).replace("%", "\u00a0%")
 
@@ -251,6 +252,8 @@ def test_refusals(tmp_path):
         read([])
     with pytest.raises(ValueError, match="differ in training radius"):
         read([make_table(), make_table("standard", training_radius=0.5)])
+    with pytest.raises(ValueError, match="differ in views"):
+        read([make_table(), make_table("standard", views=list(VIEWS)[:-1])])
     with pytest.raises(ValueError, match="twice"):
         read([make_table(), make_table()])
     np.savez(tmp_path / "bad.npz", clean=np.zeros((2, 28, 28)))

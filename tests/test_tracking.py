@@ -10,12 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from ignite.engine import Engine, Events
+from rtda.pipeline.handlers import loss_of
 from rtda.pipeline.mlflow_copy import MlflowRun, Sender, importing
-from rtda.pipeline.provenance import environment, flatten
+from rtda.pipeline.provenance import environment, flatten, public
 from rtda.pipeline.tracking import RunRecord, RunTracker, log_artifacts, log_metrics, log_record, set_tags
 
 BATCHES = [1.0, 3.0]
@@ -32,7 +35,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs of the höspital #1")
 
 
-def loss_of(engine):
+def outputs(engine):
     return {"loss": torch.tensor(engine.state.output)}
 
 
@@ -42,7 +45,7 @@ def trainer():
 
 def train(run_dir, epochs=2, start=0, **options):
     engine = trainer()
-    RunTracker(run_dir, terms=loss_of, **options).attach(engine)
+    RunTracker(run_dir, terms=outputs, **options).attach(engine)
     if start:
         engine.load_state_dict({"epoch": start, "max_epochs": epochs, "epoch_length": len(BATCHES)})
     engine.run(BATCHES, max_epochs=epochs)
@@ -102,7 +105,7 @@ def test_torn_last_line_is_dropped_and_damage_elsewhere_is_not_hidden(tmp_path):
     record.append(epoch=2, step=2, metrics={"loss": 2})
     assert [line["epoch"] for line in record.read()] == [1, 2]
     record.path.write_text("{\n" + record.path.read_text())
-    with pytest.raises(ValueError, match="line 1"):
+    with pytest.raises(ValueError, match=r"^metrics.jsonl: line 1: not JSON; "):
         record.read()
 
 
@@ -172,7 +175,7 @@ def test_an_exception_is_marked_and_raised(runs, error, ends, other):
     engine = Engine(step)
     if other:
         engine.add_event_handler(Events.EXCEPTION_RAISED, like_monai)
-    RunTracker(run_dir, terms=loss_of).attach(engine)
+    RunTracker(run_dir, terms=outputs).attach(engine)
     with pytest.raises(error, match="out of memory"):
         engine.run(BATCHES, max_epochs=3)
     assert status(runs, (run_dir / "mlflow_run_id").read_text().strip()) == ends
@@ -241,6 +244,55 @@ def test_a_locked_store_loses_nothing(runs):
     assert [step for step, _ in history(runs, run_id, "train/loss")] == [1, 2, 3, 4, 5]
 
 
+# What a run of `rtda train` and `rtda evaluate` leaves in MLflow
+
+
+def test_texts_are_artifacts_of_the_run_from_its_start(runs):
+    run_id = train(runs / "texts", texts={"config.yaml": "seed: 0  # é", "metadata.json": "{}"})
+    assert artifacts(runs, run_id) == {"config.yaml": "seed: 0  # é".encode(), "metadata.json": b"{}"}
+
+
+def artifacts(runs, run_id):
+    ((place,),) = query(runs, "SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
+    folder = runs / "mlartifacts" / place.removeprefix("mlflow-artifacts:/")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("recipe", "weight"), [("standard", 0.0), ("rtda", 2.0)])
+def test_a_run_is_in_mlflow_with_all_that_names_it(workshop, recipe, weight):
+    runs, config = workshop / "runs", yaml.safe_load((workshop / f"runs/{recipe}/config.yaml").read_text())
+    run_id = (runs / recipe / "mlflow_run_id").read_text().strip()
+    assert status(runs, run_id) == "FINISHED"
+    ((name,),) = query(runs, "SELECT name FROM runs WHERE run_uuid = ?", run_id)
+    assert name == recipe
+
+    found = dict(query(runs, "SELECT key, value FROM params WHERE run_uuid = ?", run_id))
+    texts = {"recipe": recipe, "bundle": "phantom_rtda", "attack.norm": "l2", "precision": "float32", **environment()}
+    assert {key: found[key] for key in texts} == texts
+    assert found["list_checksum"] == config["rtda"]["list_checksum"]
+    assert found["dataset_dir"] == "<dataset_dir>"
+    numbers = {"attack.radius": 0.125, "attack.image_size": 32, "attack.rms_grey_levels": 255 * 0.125 / 32}
+    numbers |= {"attack.steps": 7, "radius": 0.125, "weight": weight, "seed": 0, "max_epochs": 2}
+    assert {key: float(found[key]) for key in numbers} == pytest.approx(numbers)
+    assert {"git_commit", "version.torch", "version.monai", "version.rtda", "version.python"} <= set(found)
+
+    terms = ["cross_entropy", "loss"] + (["consistency"] if weight else [])
+    validated = ["clean_auroc"] + (["attacked_auroc"] if recipe == "rtda" else [])
+    for key in [f"train/{term}" for term in terms] + [f"validation/{name}" for name in validated] + ["learning_rate"]:
+        assert [step for step, _ in history(runs, run_id, key)] == [1, 2]
+        assert all(math.isfinite(value) for _, value in history(runs, run_id, key))
+    assert bool(history(runs, run_id, "train/consistency")) == bool(weight)
+    assert {step for step, _ in history(runs, run_id, "clean/auroc")} == {0}  # of rtda evaluate
+
+    logged = artifacts(runs, run_id)
+    assert logged["predictions.parquet"] == (runs / recipe / "predictions.parquet").read_bytes()
+    metadata = (runs / recipe / "bundle/phantom_rtda/configs/metadata.json").read_bytes()
+    assert logged["metadata.json"] == metadata
+    places = {name: f"<{name}>" for name in ("dataset_dir", "data_list", "output_dir", "bundle_root")}
+    assert yaml.safe_load(logged["config.yaml"]) == config | places
+    assert not set(places) - set(config)
+
+
 # A server that is gone
 
 
@@ -286,6 +338,7 @@ def test_what_a_server_missed_can_be_sent_later(runs, monkeypatch, refused_port)
     assert [step for step, _ in history(runs, run_id, "train/loss")] == [1, 2, 3]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_loader_worker_is_not_forked_while_the_sender_imports():
@@ -331,6 +384,7 @@ print(json.dumps(attempts))
 """
 
 
+@pytest.mark.process
 def test_nothing_leaves_the_machine_or_names_its_user_and_two_processes_share_a_store(tmp_path):
     home = tmp_path / "home" / "janedoe"
     runs = home / "runs"
@@ -365,6 +419,20 @@ def test_environment_names_versions_only():
     assert found["version.monai"].startswith("1.")
     assert len(found["git_commit"].removesuffix("-dirty")) == 40 or found["git_commit"] == "unknown"
     assert "/" not in "".join(found.values())
+
+
+def test_the_loss_is_read_from_an_output_decollated_or_not():
+    loss = torch.tensor(0.5, requires_grad=True)
+    for output in ({"loss": loss}, [{"loss": 0.5}, {"loss": 0.5}]):
+        found = loss_of(SimpleNamespace(state=SimpleNamespace(output=output)))
+        assert found.item() == 0.5
+        assert not found.requires_grad
+
+
+def test_a_public_config_has_placeholders_and_no_paths():
+    config = {"output_dir": "/srv/a", "views": [{"a": "$open('/home/jane/b/c')"}], "seed": 3, "fast": True}
+    shown = {"output_dir": "<output_dir>", "views": [{"a": "$open('<path>')"}], "seed": 3, "fast": True}
+    assert public(config) == shown
 
 
 @pytest.mark.parametrize(

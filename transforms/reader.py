@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,9 @@ def _film(path: Path, choices: Choices) -> tuple[npt.NDArray[np.float32], Facts]
     if form == "DICOM":
         stored, header = dicom.read_stored(path)
         image, facts = dicom.to_intensity(stored, header, choices)
+        if facts["burned_in"] == "YES":
+            cure = "YES, so names may stand in the pixels; look before you share pictures of it"
+            warnings.warn(dicom.one_line(path, "BurnedInAnnotation", cure), stacklevel=2)
     else:
         image = _nifti(path) if form == "NIfTI" else _raster(path)
         facts = dict(dicom.NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}

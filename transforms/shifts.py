@@ -53,6 +53,11 @@ class Shift:
         """``<kind>_<severity>``, as evaluation calls it."""
         return f"{self.kind}_{self.severity}"
 
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What the evaluation table says of it: family and severity."""
+        return {"family": "shift", "severity": self.severity}
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return shifted images."""
         apply, parameters = SHIFTS[self.kind]

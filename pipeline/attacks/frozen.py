@@ -1,4 +1,4 @@
-"""A model as an attack sees it: in evaluation mode, out of DDP, and left exactly as it was found."""
+"""A model as an attack sees it: in evaluation mode, out of DDP, and left exactly as it was found; images likewise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from monai.data.meta_tensor import MetaTensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -35,3 +36,13 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def plain(x: Tensor) -> Tensor:
+    """A MetaTensor without its metadata: attacks compute on plain tensors.
+
+    Example:
+        >>> plain(MetaTensor(torch.ones(1), meta={"film": 1}))
+        tensor([1.])
+    """
+    return x.as_tensor() if isinstance(x, MetaTensor) else x

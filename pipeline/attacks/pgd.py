@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..balls import Ball
-from ..losses import as_distributions, cross_entropy, kl_divergence
-from .frozen import frozen
+from ..losses import as_distributions, kl_divergence
+from .frozen import frozen, plain
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -39,6 +40,36 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
     return wrong.amax(1) - right[:, 0]
 
 
+def log_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Logarithm of the cross entropy of each example: as an objective the same direction, without its saturation.
+
+    Cross entropy is softplus(m), m = logsumexp of the wrong logits minus the right one. Its gradient vanishes as e^m:
+    in float32 the right class's part is lost from m ≈ −17 on, and a confident network looks robust. Its logarithm
+    has the same gradient up to a factor per example, which ``ascend`` removes, and slope 1 where m is very negative.
+
+    Args:
+        logits: (B, C), finite.
+        target: (B,) classes, or (B, C) of 0 and 1: then the logarithm of the labels' summed binary cross entropies.
+
+    Returns:
+        (B,), any real number.
+
+    Example:
+        >>> log_cross_entropy(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))
+        tensor([-200.])
+    """
+    if target.ndim == 2:
+        return torch.logsumexp(_log_softplus((1 - 2 * target.to(logits)) * logits), 1)
+    right = logits.gather(1, target[:, None])
+    wrong = logits.scatter(1, target[:, None], -math.inf)
+    return _log_softplus(torch.logsumexp(wrong, 1) - right[:, 0])
+
+
+def _log_softplus(m: Tensor) -> Tensor:
+    """Log softplus(m), which is m up to 2e-7 below −15; the clamp keeps log 0 out of the gradient."""
+    return torch.where(m < -15, m, F.softplus(m.clamp_min(-15)).log())
+
+
 def _divergence_from_clean(logits: Tensor, target: Tensor, clean: Tensor) -> Tensor:
     pairs = torch.stack([as_distributions(clean, target), as_distributions(logits, target)])
     divergence: Tensor = kl_divergence(pairs).unflatten(0, (len(logits), -1)).sum(1)
@@ -46,7 +77,7 @@ def _divergence_from_clean(logits: Tensor, target: Tensor, clean: Tensor) -> Ten
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "ce": lambda logits, target, clean: cross_entropy(logits, target),
+    "ce": lambda logits, target, clean: log_cross_entropy(logits, target),
     "margin": lambda logits, target, clean: margin(logits, target),
     "kl": _divergence_from_clean,
 }
@@ -63,7 +94,8 @@ class PGD:
         bounds: range of valid intensities; images outside are refused.
         start: ``"ball"`` (uniform in the ball), ``"none"`` (the image itself), or σ of a Gaussian start.
         restarts: independent starts ≥ 1; of these each image keeps the one with the highest objective.
-        objective: ``"ce"`` cross entropy, ``"margin"``, or ``"kl"`` from the clean output (TRADES).
+        objective: ``"ce"`` cross entropy (climbed by its logarithm: the same direction, no saturation),
+            ``"margin"``, or ``"kl"`` from the clean output (TRADES; it saturates where both outputs are certain).
 
     Shapes:
         x (B, C, *spatial) float32 in bounds; y (B,) classes or (B, C) labels -> (B, C, *spatial), within the ball
@@ -95,6 +127,12 @@ class PGD:
             raise ValueError(f"objective: '{self.objective}' is unknown; choose one of {sorted(OBJECTIVES)}")
         if isinstance(self.start, str) and self.start not in ("ball", "none"):
             raise ValueError(f"start: '{self.start}' is unknown; choose 'ball', 'none' or the σ of a Gaussian")
+        if not isinstance(self.start, str) and not (math.isfinite(self.start) and self.start >= 0):
+            raise ValueError(f"start: {self.start} is not a finite σ >= 0; choose one, 'ball' or 'none'")
+        if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size >= 0):
+            raise ValueError(f"step_size: {self.step_size} is not a finite length >= 0; None is 2.5·radius/steps")
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds: {list(self.bounds)} do not rise; give the lowest and the highest intensity")
 
     @property
     def name(self) -> str:
@@ -105,9 +143,17 @@ class PGD:
         parts += [f"x{self.restarts}"] if self.restarts > 1 else []
         return "_".join([*parts, self.ball.norm, f"{self.ball.radius:.3g}"])
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the evaluation table says of it: family, norm and ε."""
+        return {"family": "attack", "norm": self.ball.norm, "epsilon": self.ball.radius}
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return adversarial images; see the class."""
+        x, y = plain(x), plain(y)
         check_images(x, self.bounds)
+        if self.ball.radius == 0:
+            return x.clone()
         with frozen(model) as f:
             x, y = x.detach().clone(), y.clone()  # inference tensors cannot be saved for a backward pass, copies can
             clean = f(x).detach() if self.objective == "kl" else x.new_empty(0)

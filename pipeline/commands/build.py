@@ -9,17 +9,23 @@ from pathlib import Path
 from ..data.build import from_csv, from_dicom, write_list
 from ..data.lists import ListError, key_from
 
+PRIVATE_KEY = "rtda.key"
+"""Name of the key file beside the list, where no key is given."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the list; see ``rtda data build --help``."""
     folder, out = Path(arguments.dataset_dir), Path(arguments.output)
     if not folder.is_dir():
         raise ListError(f"{folder.name}: dataset-dir: not a folder; give the folder below which the images lie")
+    if out.is_dir():
+        raise ListError(f"{out.name or out}: output: a folder; give the JSON file to write")
     if not (0 <= arguments.validation < 1 and 0 <= arguments.test < 1):
         raise ListError("validation, test: must be shares from 0 to below 1")
     collect = from_dicom if arguments.dicom else from_csv
     classes = arguments.classes.split(",") if arguments.classes else None
-    items, classes = collect(Path(arguments.csv), folder, key_from(arguments.key), classes)
+    key = arguments.key or str(out.parent / PRIVATE_KEY)
+    items, classes = collect(Path(arguments.csv), folder, key_from(key), classes)
     if arguments.recut_validation:
         for item in items:
             item["split"] = "train" if item["split"] == "validation" else item["split"]
@@ -27,10 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
         "name": arguments.name or out.stem,
         "licence": arguments.licence,
         "source": arguments.source,
-        "identity": "public" if arguments.key == "public" else "private",
+        "identity": "public" if key == "public" else "private",
     }
     shares = {"test": arguments.test, "validation": arguments.validation}
     write_list(items, classes, out, facts, arguments.seed, shares)
     counts = Counter((item["split"], classes[item["label"]]) for item in items)
     print(f"{out}: " + ", ".join(f"{split} {name} {n}" for (split, name), n in sorted(counts.items())))
+    if key != "public":
+        print(f"ids are hashed with {key}: keep it, for the same ids next time, and keep it to yourself")
     return 0

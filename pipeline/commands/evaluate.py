@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from ..attacks import frozen
 from ..data import lists
 from ..delivery.bundle import BundleError, Run, find_run, find_views
 from ..evidence.evaluation import Evaluation, exact, named, weights_checksum
-from ..evidence.metrics import flat, summarise
-from ..evidence.table import write_table
+from ..evidence.metrics import flat, rms_grey_levels, summarise
+from ..evidence.table import facts_of, write_table
 from ..files import write_whole
 from ..handlers import load_checkpoint
 from ..seeding import derived_seed, forked
 from ..tracking import log_artifacts, log_metrics
 from ..views import Augment, Clean
-from . import quieten
+from . import made, quieten
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,21 +45,42 @@ def run(arguments: argparse.Namespace) -> int:
     for evaluation in evaluations:
         evaluation.claim()
     others = _start_others(arguments)
-    for evaluation in evaluations:
-        evaluation.run(0, arguments.processes, arguments.num_workers)
-    if any(process.wait() for process in others):
-        raise BundleError(f"{run.folder.name}: an evaluating process failed; its message stands above")
-    table = pa.concat_tables([evaluation.table(facts(parser, evaluations[0])) for evaluation in evaluations])
-    out = write_table(table, run.folder / "predictions.parquet")
+    try:
+        for evaluation in evaluations:
+            evaluation.run(0, arguments.processes, arguments.num_workers)
+        if any(process.wait() for process in others):
+            raise BundleError(f"{run.folder.name}: an evaluating process failed; its message stands above")
+    finally:
+        for process in others:
+            process.terminate()
+    table = pa.concat_tables([evaluation.table(facts(run, parser, evaluations[0])) for evaluation in evaluations])
+    out = write_table(table, table_path(run, arguments.split, arguments.checkpoint))
     for evaluation in evaluations:
         evaluation.discard()
-    _write_examples(run, parser, evaluations[0])
+    _write_examples(run, parser, evaluations[0], out.with_name(out.name.replace("predictions", "examples")))
     summary = summarise(table)
-    print(readable(summary))
+    print(readable(summary, facts_of(table)))
     own = summary[(summary["recipe"] == run.facts["recipe"]) & (summary["split"] == arguments.split)]
-    log_metrics(run.folder, flat(own))
+    others_than_the_usual = out.stem.removeprefix("predictions").strip("-")
+    prefix = f"{others_than_the_usual}/" if others_than_the_usual else ""
+    log_metrics(run.folder, {f"{prefix}{name}": value for name, value in flat(own).items()})
     log_artifacts(run.folder, [out])
     return 0
+
+
+def table_path(run: Run, split: str, checkpoint: str) -> Path:
+    """Where the table of an evaluation lies: ``predictions.parquet`` of best.pt on test, else named by what differs."""
+    parts = [name for name, usual in ((checkpoint, "best"), (split, "test")) if name != usual]
+    return run.folder / f"{'-'.join(['predictions', *parts])}.parquet"
+
+
+def tables_of(run: Run, *checkpoints: str) -> list[Path]:
+    """The tables of these checkpoints that are there: on the test split, or where there are none, on validation."""
+    for split in ("test", "validation"):
+        found = [table_path(run, split, checkpoint) for checkpoint in checkpoints]
+        if any(path.is_file() for path in found):
+            return [path for path in found if path.is_file()]
+    return []
 
 
 def splits(reported: str) -> list[str]:
@@ -86,7 +108,7 @@ def load(run: Run, arguments: Any) -> Any:
 
 
 def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation:
-    views = named(parser.get_parsed_content("evaluation_views"))
+    views = named(made(parser, "evaluation_views"))
     record = {
         "bundle": run.bundle.name,
         "recipe": run.facts["recipe"],
@@ -100,7 +122,8 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
         lists.load(parser.get_parsed_content("data_list"), parser.get_parsed_content("dataset_dir"), split),
         Compose(parser.get_parsed_content("preprocessing")),
         record,
-        run.folder / "parts" / split,
+        run.folder / "parts" / f"{arguments.checkpoint}-{split}",
+        identity={"preprocessing": run.settings["preprocessing"], "versions": _versions()},
         threads=arguments.threads,
     )
 
@@ -115,27 +138,31 @@ def _start_others(arguments: Any) -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen([*command, "--rank", str(rank)]) for rank in range(1, arguments.processes)]
 
 
-def facts(parser: Any, evaluation: Evaluation) -> dict[str, Any]:
+def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
     """What the table's metadata says of the model, the list and the computation."""
     attack = parser.get_parsed_content("attack")
     data_list, dataset_dir = parser.get_parsed_content("data_list"), parser.get_parsed_content("dataset_dir")
-    packages = ("rtda", "torch", "monai", "pytorch-ignite", "numpy")
     return {
         "classes": lists.class_names(data_list),
-        "training_prior": lists.prior(lists.load(data_list, dataset_dir, "train")),
+        "training_prior": lists.prior(lists.load(data_list, dataset_dir, "train"), len(lists.class_names(data_list))),
         "image_size": parser.get_parsed_content("image_size"),
-        "channels": 1,
+        "channels": run.bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"],
         "threads": evaluation.threads,
+        "device": evaluation.device.type,
         "checksum_list": lists.checksum(data_list),
         "checksum_weights": weights_checksum(evaluation.model.state_dict()),
         "consistency_weight": parser.get_parsed_content("weight"),
         "training_radius": attack.ball.radius,
         "training_norm": attack.ball.norm,
-        "versions": {name: version(name) for name in packages},
+        "versions": _versions(),
     }
 
 
-def _write_examples(run: Run, parser: Any, evaluation: Evaluation) -> None:
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("rtda", "torch", "monai", "pytorch-ignite", "numpy")}
+
+
+def _write_examples(run: Run, parser: Any, evaluation: Evaluation, out: Path) -> None:
     """Two images of each class under the report's four views, drawn like everything else from a derived seed."""
     labels = [item["label"] for item in evaluation.items]
     rows = sorted(i for label in sorted(set(labels)) for i in _first(labels, label, 2))
@@ -151,7 +178,7 @@ def _write_examples(run: Run, parser: Any, evaluation: Evaluation) -> None:
     arrays = {"clean": x, "augmented": augmented, "adversarial": adversarial, "labels": y}
     arrays |= {f"predicted_{name}": value for name, value in predicted.items()}
     named_facts = {"recipe": run.facts["recipe"], "epsilon": attack.ball.radius, "norm": attack.ball.norm}
-    _save_arrays(run.folder / "examples.npz", {k: v.cpu().numpy() for k, v in arrays.items()} | named_facts)
+    _save_arrays(out.with_suffix(".npz"), {k: v.cpu().numpy() for k, v in arrays.items()} | named_facts)
 
 
 def _first(labels: list[int], label: int, n: int) -> list[int]:
@@ -166,8 +193,11 @@ def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def readable(summary: Any) -> str:
-    """The summary as lines for a terminal; percentages with one decimal."""
+def readable(summary: Any, facts: Mapping[str, Any]) -> str:
+    """The summary as lines for a terminal, under a line that says what ε is."""
+    norm, radius, size = facts["training_norm"], facts["training_radius"], facts["image_size"]
+    grey = rms_grey_levels(radius, size, facts["channels"], norm)
+    head = f"training radius {norm} {radius:.3g} at {size} x {size}: RMS {grey:.2f} grey levels of 255"
     shown = ["recipe", "split", "view", "n", "auroc", "balanced_accuracy", "accuracy", "brier", "ece"]
     text: str = summary[shown].to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    return text
+    return f"{head}\n{text}"

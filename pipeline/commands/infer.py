@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..delivery.bundle import find_bundle, find_run, is_run
 from ..delivery.infer import Classifier, as_csv, found, rows
 from ..files import write_whole
+from ..progress import progress
 from . import quieten
+from .evaluate import tables_of
 from .pack import evidence
 
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     quieten()
     files = found(arguments.files)
     classifier = _classifier(arguments.bundle)
-    table = list(rows(classifier, tqdm(files, desc="infer", disable=None)))
+    table = list(rows(classifier, progress(files, "infer")))
     text = as_csv(classifier, table)
     if arguments.output:
         write_whole(Path(arguments.output), text.encode())
@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _classifier(name: str) -> Classifier:
     if not is_run(Path(name)):
-        return Classifier.load(find_bundle(name))
+        return Classifier.of_bundle(find_bundle(name))
     run = find_run(name)
-    stated = evidence(run) if (run.folder / "predictions.parquet").is_file() else {}
-    return Classifier.load(run.bundle, run.folder / "best.pt", stated)
+    return Classifier.of_run(run, evidence(run) if tables_of(run, "best") else {})

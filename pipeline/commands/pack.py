@@ -6,40 +6,58 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..delivery.bundle import BundleError, Run, find_recipe, find_run
+from ..delivery.bundle import BundleError, Run, find_run
 from ..delivery.pack import pack
 from ..evidence.evaluation import weights_checksum
-from ..evidence.metrics import flat, summarise
+from ..evidence.metrics import flat, reported_split, rms_grey_levels, summarise, validated_temperature
 from ..evidence.table import facts_of, read_table
 from ..handlers import load_checkpoint
 from ..tracking import set_tags
+from .evaluate import table_path, tables_of
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Pack; see ``rtda pack --help``."""
     run = find_run(arguments.run)
-    out = pack(run, evidence(run), find_recipe(run.facts["recipe"]), Path(arguments.output))
+    out = pack(run, evidence(run), Path(arguments.output))
     set_tags(run.folder, {"packed": out.name})
     print(out)
     return 0
 
 
 def evidence(run: Run) -> dict[str, Any]:
-    """Threshold, prior and figures of the run's own evaluation, for the bundle's metadata."""
-    table = read_table(run.folder / "predictions.parquet")
+    """What the run's own evaluation says of its best weights, for the bundle's metadata."""
+    path = next(iter(tables_of(run, "best")), table_path(run, "test", "best"))
+    table = read_table(path)
     facts, summary = facts_of(table), summarise(table)
-    own = summary[summary["recipe"] == run.facts["recipe"]]
-    reported = own[own["split"] == own["split"].iloc[0]]
     if facts["checksum_weights"] != weights_checksum(load_checkpoint(run.folder / "best.pt")["model"]):
-        raise BundleError(f"{run.folder.name}: predictions.parquet: of other weights; run rtda evaluate again")
+        raise BundleError(f"{run.folder.name}: {path.name}: of other weights; run rtda evaluate again")
+    own = summary[(summary["recipe"] == run.facts["recipe"]) & (summary["split"] == reported_split(summary))]
+    first, fitted = own.iloc[0], validated_temperature(table)
     return {
         "recipe": run.facts["recipe"],
-        "threshold": float(reported["threshold"].iloc[0]) if len(facts["classes"]) == 2 else None,
-        "threshold_source": str(reported["threshold_source"].iloc[0]),
+        "threshold": float(first["threshold"]) if len(facts["classes"]) == 2 else None,
+        "threshold_source": str(first["threshold_source"]),
+        "temperature": None if fitted is None else round(fitted, 4),
         "training_prior": facts["training_prior"],
+        "training_sampling": _sampling(run),
+        "attack": _attack(facts),
         "weights_sha256": facts["checksum_weights"],
         "data_list_sha256": facts["checksum_list"],
-        "split": str(reported["split"].iloc[0]),
-        "images": int(reported["n"].iloc[0]),
-        "evidence": {name: round(value, 4) for name, value in flat(reported).items()},
+        "split": str(first["split"]),
+        "images": int(first["n"]),
+        "evidence": {name: round(value, 4) for name, value in flat(own).items()},
     }
+
+
+def _sampling(run: Run) -> str:
+    """How often the classes were drawn in training, whatever their shares in the list."""
+    sampler = str(run.settings["train"].get("sampler"))
+    return "classes equally often" if "balanced_weights" in sampler else "as in the list"
+
+
+def _attack(facts: dict[str, Any]) -> dict[str, Any]:
+    """The training radius, with all that ε needs to mean something."""
+    norm, radius, size = facts["training_norm"], facts["training_radius"], facts["image_size"]
+    grey = rms_grey_levels(radius, size, facts["channels"], norm)
+    return {"norm": norm, "radius": radius, "image_size": size, "rms_grey_levels": round(grey, 4)}

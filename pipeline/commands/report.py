@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..delivery.bundle import find_run
+from ..delivery.bundle import find_run, is_run
 from ..evidence.report import write_report
 from ..evidence.table import facts_of, read_table, with_facts, write_table
 from ..tracking import log_artifacts
+from .evaluate import table_path, tables_of
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report; see ``rtda report --help``."""
     runs = [find_run(name) for name in arguments.runs]
-    tables = [read_table(run.folder / "predictions.parquet") for run in runs]
-    examples = [run.folder / "examples.npz" for run in runs if (run.folder / "examples.npz").is_file()]
+    paths = [path for run in runs for path in tables_of(run, "best", "last") or [table_path(run, "test", "best")]]
+    tables = [read_table(path) for path in paths]
+    pictures = [path.with_name(path.name.replace("predictions", "examples")).with_suffix(".npz") for path in paths]
+    examples = [] if arguments.no_pictures else [path for path in pictures if path.is_file()]
     out = Path(arguments.output) if arguments.output else runs[0].folder / "report.html"
-    if out.parent.resolve() not in [run.folder.resolve() for run in runs]:
-        write_table(joined(tables), out.parent / "predictions.parquet")  # what the report was made from
     write_report(tables, examples, out, title=f"{runs[0].bundle.name}: robustness report")
+    if not is_run(out.parent):  # a run folder keeps its own table
+        write_table(joined(tables), out.parent / "predictions.parquet")  # what the report was made from
     for run in runs:
         log_artifacts(run.folder, [out])
     print(out)

@@ -6,26 +6,34 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..delivery.bundle import Bundle, BundleError, Run, find_bundle, find_recipe, find_run, read_yaml
-from . import quieten
+from ..delivery.bundle import (
+    RECIPE_IDS,
+    ROOT_IDS,
+    Bundle,
+    BundleError,
+    Run,
+    find_bundle,
+    find_recipe,
+    find_run,
+    read_yaml,
+)
+from . import made, quieten
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; see ``rtda train --help``."""
     bundle, recipe = find_bundle(arguments.bundle), find_recipe(arguments.recipe)
-    files = [bundle.config("train"), recipe]
-    overrides = {
-        name[3:]: value for name, value in vars(arguments).items() if name.startswith("id_") and value is not None
-    }
+    given = {name: getattr(arguments, name) for name in ROOT_IDS if getattr(arguments, name) is not None}
+    _refuse_unknown(bundle, given)
     resumed = find_run(arguments.resume) if arguments.resume else None
-    overrides = _named(bundle, recipe, overrides, resumed)
-    _check_types(files, overrides)
+    overrides = _named(bundle, recipe, given, resumed)
+    files = [bundle.config("train"), recipe]
     print(monai_command(bundle, files, overrides))
     if arguments.dry_run:
         return 0
@@ -34,54 +42,44 @@ def run(arguments: argparse.Namespace) -> int:
 
 def monai_command(bundle: Bundle, files: list[Path], overrides: Mapping[str, Any]) -> str:
     """The command by which MONAI alone runs the same training."""
+    from fire.parser import DefaultParseValue  # by which MONAI reads it: to fire, 2026 is a number and '2026' a text
+
     words = ["python", "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
     words += ["--meta_file", str(bundle.root / "configs" / "metadata.json")]
     words += ["--logging_file", str(bundle.root / "configs" / "logging.conf"), "--bundle_root", str(bundle.root)]
     for name, value in overrides.items():
-        words += [f"--{name}", str(value)]
+        words += [f"--{name}", str(value) if DefaultParseValue(str(value)) == value else repr(value)]
     return shlex.join(words)
 
 
-def _named(bundle: Bundle, recipe: Path, overrides: dict[str, Any], resumed: Run | None) -> dict[str, Any]:
+def _refuse_unknown(bundle: Bundle, given: Iterable[str]) -> None:
+    """MONAI would take an id that the bundle does not have without a word."""
+    known = read_yaml(bundle.config("train"))
+    for name in given:
+        if name not in known:
+            raise BundleError(f"train.yaml: {name}: no such id in {bundle.name}; leave the option out")
+
+
+def _named(bundle: Bundle, recipe: Path, given: dict[str, Any], resumed: Run | None) -> dict[str, Any]:
     """Fill in run_name and output_dir, which no two runs share."""
     if resumed:
         fixed = {name: resumed.settings[name] for name in ("run_name", "output_dir")}
         for name, value in fixed.items():
-            if overrides.get(name, value) != value:
+            if given.get(name, value) != value:
                 raise BundleError(f"{resumed.folder.name}: {name}: a resumed run keeps its own; leave the option out")
-        return {**overrides, **fixed, "output_dir": str(resumed.folder)}
-    seed = overrides.get("seed", read_yaml(bundle.config("train"))["seed"])
-    name = overrides.get("run_name", f"{bundle.name}-{recipe.stem}-{seed}")
-    folder = Path(overrides.get("output_dir", Path("runs") / name))
+        return {**given, **fixed, "output_dir": str(resumed.folder)}
+    seed = given.get("seed", read_yaml(bundle.config("train"))["seed"])
+    name = given.get("run_name", f"{bundle.name}-{recipe.stem}-{seed}")
+    folder = Path(given.get("output_dir", Path("runs") / name))
     if folder.exists() and any(folder.iterdir()):
         raise BundleError(f"{folder.name}: run: exists already; go on with --resume, or choose another --run-name")
-    return {**overrides, "run_name": name, "output_dir": str(folder)}
-
-
-def _check_types(files: list[Path], overrides: Mapping[str, Any]) -> None:
-    """An option has the kind of value that stands in train.yaml, or is an expression; MONAI would accept anything."""
-    defaults = read_yaml(files[0])
-    for name, value in overrides.items():
-        if name not in defaults:
-            raise BundleError(f"{files[0].name}: {name}: no such id in this bundle; leave the option out")
-        expected = type(defaults[name])
-        expression = isinstance(value, str) and value.startswith(("$", "@"))
-        number = expected in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool)
-        whole = expected is not int or isinstance(value, int) or float(value).is_integer() if number else True
-        derived = expected is str and str(defaults[name]).startswith(("$", "@"))
-        other = isinstance(value, expected) and expected not in (int, float)  # to Python True is an int
-        if not (expression or derived or (number and whole) or other):
-            raise BundleError(f"{name}: {value!r} is not {expected.__name__}; its default is {defaults[name]!r}")
-        if name in ("image_size", "max_epochs", "batch_size", "val_interval") and number and value < 1:
-            raise BundleError(f"{name}: {value} is not at least 1; its default is {defaults[name]!r}")
+    return {**given, "run_name": name, "output_dir": str(folder)}
 
 
 def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed: Run | None) -> int:
     from monai.bundle import ConfigWorkflow
 
     from ..handlers import CheckpointChoice
-    from ..provenance import environment, flatten
-    from ..tracking import RunTracker
 
     quieten()
     workflow = ConfigWorkflow(
@@ -94,42 +92,76 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     )
     workflow.initialize()
     parser = workflow.parser
-    _check_attack(parser)
-    _check_batches(parser)
-    settings = _settings(parser, bundle, files[1])
-    folder = Path(parser.get_parsed_content("output_dir"))
+    _check_settings(parser)
+    run = Run(Path(parser.get_parsed_content("output_dir")))
+    settings = _settings(parser, bundle, files[1], run)
     if resumed:
         _refuse_changes(resumed, settings)
-    trainer = parser.get_parsed_content("train#trainer")
-    keeper = next(h for h in parser.get_parsed_content("train#handlers") if isinstance(h, CheckpointChoice))
+    trainer, handlers = (parser.get_parsed_content(f"train#{name}") for name in ("trainer", "handlers"))
+    _check_warm_up(handlers, trainer.state.max_epochs)
+    keeper = next(handler for handler in handlers if isinstance(handler, CheckpointChoice))
     keeper.resume = resumed is not None and (resumed.folder / "last.pt").is_file()
-    _write_settings(folder, settings)
-    optimizer = parser.get_parsed_content("optimizer")
+    _write_settings(run, settings, None if resumed else bundle)
     validation = _validation(keeper, trainer)
     _show_progress(trainer, validation)
-    facts = {**flatten(_public(settings)), **attack_facts(parser)}
-    RunTracker(
-        folder,
-        run_name=settings["run_name"],
-        parameters=facts,
-        tags=environment(),
-        terms=lambda engine: {"loss": engine.state.output["loss"].detach(), **engine.loss_function.terms},
-        learning_rate=lambda: optimizer.param_groups[0]["lr"],
-        validation=validation,
-    ).attach(trainer)
+    _track(run, bundle, parser, settings, trainer, validation)
     workflow.run()
-    print(f"{folder}: best epoch {_best(folder)} of {trainer.state.max_epochs}")
+    print(f"{run.folder}: best epoch {_best(run)} of {trainer.state.max_epochs}")
     return 0
 
 
-def _settings(parser: Any, bundle: Bundle, recipe: Path) -> dict[str, Any]:
+def _check_settings(parser: Any) -> None:
+    """Refuse in one line what a user may have written wrongly, before any image is read."""
+    values = {name: made(parser, name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
+    _check_radii(values["views"])
+    if values["val_interval"] > values["max_epochs"]:
+        raise BundleError(
+            f"val_interval: {values['val_interval']} is more than the {values['max_epochs']} epochs: none would be "
+            "validated; give a smaller --val-interval"
+        )
+    _check_batches(parser, values["batch_size"])
+
+
+def _check_radii(views: Mapping[str, Any]) -> None:
+    """Radius 0 makes an attack the identity, which is surely a mistake where it is trained on."""
+    from ..views import Chain
+
+    for name, view in views.items():
+        while isinstance(view, Chain):
+            view = view.view
+        if hasattr(view, "ball") and view.ball.radius == 0:
+            raise BundleError(
+                f"views: {name}: radius 0 makes the attack the identity; give --radius-224 > 0, or a recipe without"
+            )
+
+
+def _check_batches(parser: Any, size: int) -> None:
+    """The training loader drops the last, short batch: a batch above the split's size would leave none."""
+    if not len(parser.get_parsed_content("train#dataloader")):
+        images = len(parser.get_parsed_content("train#dataset"))
+        raise BundleError(f"batch_size: {size} is more than the {images} images of train; give a smaller --batch-size")
+
+
+def _check_warm_up(handlers: Iterable[Any], max_epochs: int) -> None:
+    """A run that ends within the warm-up would never have seen the full radius, though it is said to have."""
+    from ..handlers import RadiusWarmUp
+
+    for handler in handlers:
+        if isinstance(handler, RadiusWarmUp) and handler.epochs > max_epochs:
+            raise BundleError(
+                f"max_epochs: {max_epochs} end before the radius is full, in epoch {handler.epochs}; give more epochs, "
+                "or a shorter warm-up"
+            )
+
+
+def _settings(parser: Any, bundle: Bundle, recipe: Path, run: Run) -> dict[str, Any]:
     """The merged configuration, and what identifies the run."""
     from importlib.metadata import version
 
     from ..data import lists
 
     facts = {
-        "bundle": bundle.name if bundle == find_installed(bundle.name) else str(bundle.root),
+        "bundle": bundle.name,
         "recipe": recipe.stem,
         "version": version("rtda"),
         "list_checksum": lists.checksum(parser.get_parsed_content("data_list")),
@@ -137,14 +169,7 @@ def _settings(parser: Any, bundle: Bundle, recipe: Path) -> dict[str, Any]:
     settings = {key: value for key, value in parser.get().items() if key != "_meta_"}
     for name in ("data_list", "dataset_dir"):
         settings[name] = str(Path(parser.get_parsed_content(name)).resolve())
-    return {**settings, "rtda": facts}
-
-
-def find_installed(name: str) -> Bundle | None:
-    """The installed bundle of this name, if there is one."""
-    from ..delivery.bundle import INSTALLED
-
-    return Bundle(INSTALLED / name) if (INSTALLED / name / "configs").is_dir() else None
+    return {**settings, "bundle_root": str(run.folder / "bundle" / bundle.name), "rtda": facts}
 
 
 def _refuse_changes(run: Run, settings: Mapping[str, Any]) -> None:
@@ -162,19 +187,52 @@ def _first_change(before: Any, now: Any, key: str) -> str:
     return f"{key}: was {str(before)[:60]!r}, is {str(now)[:60]!r}"
 
 
-def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def _write_settings(run: Run, settings: Mapping[str, Any], bundle: Bundle | None) -> None:
+    """Make the run folder: the bundle first, since a folder with config.yaml is a run."""
     from ..files import write_whole
 
-    write_whole(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False).encode())
+    if bundle:
+        run.keep(bundle)
+    write_whole(run.config, yaml.safe_dump(dict(settings), sort_keys=False).encode())
 
 
-def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the tracker may show: the root ids and the recipe; folders stand as placeholders."""
-    from ..delivery.bundle import RECIPE_IDS, ROOT_IDS
+def _track(
+    run: Run,
+    bundle: Bundle,
+    parser: Any,
+    settings: Mapping[str, Any],
+    trainer: Any,
+    validation: Callable[[], Mapping[str, float]],
+) -> None:
+    """Record the run in its folder and in MLflow; attached last, see the tracker."""
+    from ..handlers import loss_of
+    from ..provenance import environment, public
+    from ..tracking import RunTracker
 
-    hidden = {name: f"<{name}>" for name in ("dataset_dir", "data_list", "output_dir")}
-    shown = {key: settings[key] for key in (*ROOT_IDS, *RECIPE_IDS) if key in settings}
-    return {**shown, **hidden, **settings["rtda"]}
+    optimizer = parser.get_parsed_content("optimizer")
+    RunTracker(
+        run.folder,
+        run_name=settings["run_name"],
+        parameters={**_parameters(parser, settings), **environment()},
+        tags=environment(),  # as parameters they are those of the start; whoever resumes the run may have others
+        texts={
+            "config.yaml": yaml.safe_dump(public(settings), sort_keys=False),
+            "metadata.json": (bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
+        },
+        terms=lambda engine: {"loss": loss_of(engine), **getattr(engine.loss_function, "terms", {})},
+        learning_rate=lambda: optimizer.param_groups[0]["lr"],
+        validation=validation,
+    ).attach(trainer)
+
+
+def _parameters(parser: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Root ids and recipe as they stand, without folders; what is a number in the end, as a number."""
+    from ..provenance import flatten, public
+
+    shown = {key: value for key, value in public(settings).items() if key in (*ROOT_IDS, *RECIPE_IDS)}
+    numbers = [*(name for name, kind in ROOT_IDS.items() if "number" in kind and name in settings), "weight"]
+    resolved = {name: parser.get_parsed_content(name) for name in numbers}
+    return {**flatten(shown), **settings["rtda"], **resolved, **attack_facts(parser)}
 
 
 def attack_facts(parser: Any) -> dict[str, Any]:
@@ -191,21 +249,6 @@ def attack_facts(parser: Any) -> dict[str, Any]:
     }
 
 
-def _check_attack(parser: Any) -> None:
-    """Radius 0 is the identity for an attack, but surely a mistake for a recipe that trains on attacks."""
-    if "adversarial" in parser["views"] and parser.get_parsed_content("radius") == 0:
-        raise BundleError(
-            "radius: 0 makes every attack the identity; give --radius-224 > 0, or a recipe without attack"
-        )
-
-
-def _check_batches(parser: Any) -> None:
-    """The training loader drops the last, short batch: a batch above the split's size would leave none."""
-    if not len(parser.get_parsed_content("train#dataloader")):
-        images, size = len(parser.get_parsed_content("train#dataset")), parser.get_parsed_content("batch_size")
-        raise BundleError(f"batch_size: {size} is more than the {images} images of train; give a smaller --batch-size")
-
-
 def _validation(keeper: Any, trainer: Any) -> Callable[[], dict[str, float]]:
     def measured() -> dict[str, float]:
         evaluators = {"clean": keeper.clean, "attacked": keeper.attacked}
@@ -220,18 +263,20 @@ def _show_progress(trainer: Any, validation: Callable[[], Mapping[str, float]]) 
     from ignite.engine import Events
     from ignite.handlers import ProgressBar
 
+    from ..handlers import loss_of
+
     if sys.stderr.isatty():
         ProgressBar(desc="epoch", persist=False).attach(trainer)
 
     @trainer.on(Events.EPOCH_COMPLETED)  # type: ignore[untyped-decorator]
     def line(engine: Any) -> None:
-        parts = [f"loss {float(engine.state.output['loss'].detach()):.3f}"]
+        parts = [f"loss {float(loss_of(engine)):.3f}"]
         parts += [f"{name.removeprefix('validation/')} {value:.3f}" for name, value in validation().items()]
         seconds = math.ceil(engine.state.times[Events.EPOCH_COMPLETED.name] or 0)
         print(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: {', '.join(parts)} ({seconds} s)", flush=True)
 
 
-def _best(folder: Path) -> int:
+def _best(run: Run) -> int:
     from ..handlers import load_checkpoint
 
-    return int(load_checkpoint(folder / "best.pt")["epoch"])
+    return int(load_checkpoint(run.folder / "best.pt")["epoch"])

@@ -41,16 +41,15 @@ def from_csv(
     rows = _rows(file, ("image", "label", "patient_id"))
     items = []
     for number, row in enumerate(rows, start=2):
-        if not (dataset_dir / row["image"]).is_file():
-            raise ListError(
-                f"{file.name}: line {number}: image: {Path(row['image']).name} not found; check --dataset-dir"
-            )
+        image = Path(row["image"])  # its normal form: without ./ and //
+        if not (dataset_dir / image).is_file():
+            raise ListError(f"{file.name}: line {number}: image: {image.name} not found; check --dataset-dir")
         item: Item = {
-            "image": row["image"],
+            "image": image.as_posix(),
             "label": row["label"],
             "split": _split_name(row.get("split"), file, number),
         }
-        item |= {"patient_id": hashed(key, row["patient_id"]), "image_id": hashed(key, row["image"])}
+        item |= {"patient_id": hashed(key, row["patient_id"]), "image_id": hashed(key, image.as_posix())}
         for column in row:
             name = JOINED.get(column, column)
             if name in FACTS and row[column]:
@@ -218,6 +217,8 @@ def _rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(stream)]
     except FileNotFoundError as error:
         raise ListError(f"{file.name}: CSV: not found; check the path") from error
+    except OSError as error:
+        raise ListError(f"{file.name}: CSV: {error.strerror}; give a CSV file that you may read") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise ListError(f"{file.name}: CSV: cannot be read as UTF-8 CSV; save it as such") from error
     if not rows:

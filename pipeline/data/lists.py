@@ -4,7 +4,9 @@
      "train": [{"image": "a/1.dcm", "label": 0, "patient_id": "p1", "image_id": "i1", "sex": "F", …}, …],
      "validation": […], "test": […]}
 
-Paths are relative to a dataset folder given at use; patients (and groups) stand in one split only.
+Paths are relative to a dataset folder given at use; patients (and groups) stand in one split only. A key ``identity``
+states that ids are hashed, ``public``ly or ``private``ly; ids of a list without it could be names, and are hashed as it
+is loaded.
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from ..files import writing
 
 SPLITS = ("train", "validation", "test")
 FACTS = ("group_id", "site", "sex", "age_group", "projection", "manufacturer", "fold")
 """Optional columns of an item; each becomes a column of the evaluation table."""
 REQUIRED = ("image", "label", "patient_id", "image_id")
+IDS = ("patient_id", "image_id", "group_id")
+IDENTITIES = ("public", "private")
 PUBLIC = b"public"
 """The published key: lists of public data are hashed with it, so that everybody gets the same ids and checksums."""
 
@@ -37,8 +43,8 @@ def read(path: str | Path) -> dict[str, Any]:
         The JSON object. ``validation`` and ``test`` are empty where the file has none: :func:`load` refuses those.
 
     Raises:
-        ListError: the file is missing or not JSON; a key, class or label is missing or unknown; an image stands twice,
-            a patient or group in two splits; a stored checksum disagrees.
+        ListError: the file is missing or not JSON; a key, class, label or identity is missing or unknown; an image
+            stands twice, a patient or group in two splits; a stored checksum disagrees.
     """
     path = Path(path)
     return checked(_parsed(path), path.name)
@@ -47,6 +53,10 @@ def read(path: str | Path) -> dict[str, Any]:
 def checked(content: dict[str, Any], name: str) -> dict[str, Any]:
     """The content of the list called ``name``, refused as in :func:`read`; so a faulty list is not even written."""
     _check_classes(content.get("classes"), name)
+    if content.get("identity") not in (None, *IDENTITIES):
+        raise ListError(
+            f"{name}: identity: {content['identity']!r} is unknown; state public or private, or leave it out"
+        )
     if "train" not in content:
         raise ListError(f"{name}: train: missing; a list has the splits {', '.join(SPLITS)}")
     for split in SPLITS:
@@ -66,6 +76,10 @@ def checked(content: dict[str, Any], name: str) -> dict[str, Any]:
 def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str, Any]]:
     """The items of one split, images as absolute paths below ``dataset_dir``, ready for a MONAI ``Dataset``.
 
+    Returns:
+        Items in order of path, whatever their order in the file: it decides what is sampled when, and the checksum does
+        not count it. Ids are hashed: here with the published key, where the list does not state its ``identity``.
+
     Raises:
         ListError: as :func:`read`; there is no such split, or it is empty or has one class only; images are missing.
     """
@@ -73,7 +87,10 @@ def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str
     if split not in SPLITS:
         raise ListError(f"{path.name}: {split}: no such split; use {', '.join(SPLITS)}")
     folder = Path(dataset_dir).absolute()
-    items = [item | {"image": str(folder / item["image"])} for item in content[split]]
+    own = sorted(content[split], key=lambda item: str(item["image"]))
+    if content.get("identity") is None:
+        own = [_without_names(item) for item in own]
+    items = [item | {"image": str(folder / item["image"])} for item in own]
     present = {item["label"] for item in items}
     if not items:
         raise ListError(f"{path.name}: {split}: empty; give it images of every class")
@@ -108,15 +125,15 @@ def checksum_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([content["classes"], rows]).encode()).hexdigest()
 
 
-def prior(items: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Share of each label among items, in label order up to the highest that occurs.
+def prior(items: Sequence[Mapping[str, Any]], classes: int) -> list[float]:
+    """Share of each of the ``classes`` labels among items, in label order; 0 of one that does not occur.
 
     Example:
-        >>> prior([{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}])
-        [0.25, 0.75]
+        >>> prior([{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}], classes=3)
+        [0.25, 0.75, 0.0]
     """
     counts = Counter(item["label"] for item in items)
-    return [counts[label] / len(items) for label in range(max(counts) + 1)]
+    return [counts[label] / len(items) for label in range(classes)]
 
 
 def balanced_weights(items: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -155,19 +172,38 @@ def key_file(path: str | Path) -> bytes:
     """The content of a key file; where it is absent, 32 random bytes are put there, readable by its owner only.
 
     Raises:
-        ListError: the file is there but empty.
+        ListError: the file is there but empty, or cannot be read.
+        OSError: it cannot be written; the message names it, and nothing half-written is left.
     """
     path = Path(path)
-    try:  # O_EXCL: of two processes one makes the key, and the mode is right from the first moment
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if not key:
-            raise ListError(f"{path.name}: key: empty; remove the file to have a new key made") from None
-        return key
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key := os.urandom(32))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # O_EXCL: of two processes one makes the key, and the mode is right from the first moment
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return _key_in(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key := os.urandom(32))
+        except OSError:
+            path.unlink()
+            raise
     return key
+
+
+def _key_in(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise ListError(f"{path.name}: key: {error.strerror}; give a key file that you may read") from error
+    if not key:
+        raise ListError(f"{path.name}: key: empty; remove the file to have a new key made")
+    return key
+
+
+def _without_names(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item whose ids, which may be names as somebody wrote them, are hashed with the published key."""
+    return {**item, **{field: hashed(PUBLIC, item[field]) for field in IDS if item.get(field)}}
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -205,9 +241,11 @@ def _check_item(item: Any, classes: int, where: str) -> None:
             raise ListError(f"{where}: {key}: must be {'an integer' if kind is int else 'a text'}, not {item[key]!r}")
     if type(item["label"]) is not int or not 0 <= item["label"] < classes:
         raise ListError(f"{where}: label: {item['label']!r} is unknown; labels are 0 to {classes - 1}")
-    image = Path(item["image"])
+    image = PurePosixPath(item["image"])
     if image.is_absolute() or ".." in image.parts:
         raise ListError(f"{where}: image: must be a path below the dataset folder, like films/1.dcm")
+    if str(image) != item["image"]:  # one file under two names would count as two images
+        raise ListError(f"{where}: image: not in normal form; write it without '.' and '//', like films/1.dcm")
 
 
 def _refuse_repeats(content: Mapping[str, Any], name: str) -> None:

@@ -13,16 +13,19 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
-from tqdm import tqdm
 
+from ..files import writing
+from ..progress import progress
 from .build import age_group, write_list
 from .lists import PUBLIC, hashed
 
@@ -109,23 +112,20 @@ def render(phantom: Phantom) -> Cohort:
 def build(out_dir: Path, phantom: Phantom) -> Path:
     """Write the cohort as DICOM files and a data list; returns the list ``out_dir/phantom.json``.
 
-    A finished cohort of the same values is used again; the list is removed first and written last, so a half-written
-    cohort is made anew. Of the patients 32 % are test and, of the others, 15 % validation: 517, 168 and 915 films by
-    default. ``out_dir/films`` belongs to the cohort: numbered films of a larger one before it are removed.
+    A finished cohort of the same values is used again. Another is written beside it and then takes its place, so that
+    what is there stands until all of the new one is on the disk. Of the patients 32 % are test and, of the others, 15 %
+    validation: 517, 168 and 915 films by default. ``out_dir/films`` belongs to the cohort: numbered films of a larger
+    one before it are removed.
 
     Raises:
         ValueError: as :func:`render`.
+        OSError: a file cannot be written; the message names it, and the cohort before still stands.
     """
     out = out_dir / "phantom.json"
     values = dataclasses.asdict(phantom) | {"version": VERSION}
     if _made_from(out) == values:
         return out
     cohort = render(phantom)
-    out.unlink(missing_ok=True)  # from here on there is no finished cohort
-    (out_dir / "films").mkdir(parents=True, exist_ok=True)
-    for film in (out_dir / "films").glob("[0-9][0-9][0-9][0-9][0-9].dcm"):
-        film.unlink()
-    items = list(tqdm(_write(cohort, phantom, out_dir), total=phantom.films, desc="films", disable=None))
     facts = {
         "name": "phantom",
         "description": "synthetic chest-like films; no patient",
@@ -134,15 +134,44 @@ def build(out_dir: Path, phantom: Phantom) -> Path:
         "identity": "public",
         "phantom": values,
     }
-    return write_list(items, ["no lesion", "lesion"], out, facts, phantom.seed, {"test": 0.32, "validation": 0.15})
+    shares = {"test": 0.32, "validation": 0.15}
+    with _beside(out) as made:
+        films = zip(progress(range(phantom.films), "films"), _write(cohort, phantom, made), strict=True)
+        items = [item for _, item in films]
+        write_list(items, ["no lesion", "lesion"], made / out.name, facts, phantom.seed, shares)
+        _put_in_place(made, out)
+    return out
 
 
 def _made_from(out: Path) -> Any:
     """The values of the cohort that a list finishes; none if there is no such list, or it is damaged."""
     try:
         return json.loads(out.read_text(encoding="utf-8"))["phantom"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A temporary folder in that of ``out``: on its disk, so that to move is to rename."""
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = TemporaryDirectory(prefix=".phantom-", dir=out.parent, ignore_cleanup_errors=True)
+    with made as folder:
+        yield Path(folder)
+
+
+def _put_in_place(made: Path, out: Path) -> None:
+    """Rename films and list, which needs no space; the list goes first and comes last: a mixture is never finished."""
+    films = out.with_name("films")
+    with writing(out):
+        out.unlink(missing_ok=True)
+        films.mkdir(exist_ok=True)
+        for film in films.glob("[0-9][0-9][0-9][0-9][0-9].dcm"):
+            film.unlink()
+        for film in (made / "films").iterdir():
+            film.rename(films / film.name)
+        (made / out.name).rename(out)
 
 
 def _patients(films: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -240,6 +269,8 @@ def _nodules(lung: Images, size: int, generator: np.random.Generator) -> Images:
 
 def _write(cohort: Cohort, phantom: Phantom, out_dir: Path) -> Iterator[dict[str, Any]]:
     """Write every film and yield its item of the data list."""
+    with writing(out_dir / "films"):
+        (out_dir / "films").mkdir()
     generator = np.random.default_rng([phantom.seed, 1])
     n = int(cohort.patients.max()) + 1
     site, sex = generator.integers(2, size=n), generator.integers(2, size=n)
@@ -250,7 +281,8 @@ def _write(cohort: Cohort, phantom: Phantom, out_dir: Path) -> Iterator[dict[str
         facts = _Facts(i, *who, projection=("PA", "AP")[i % 2])
         header = _header(facts, phantom)
         _put_pixels(header, image, inverted=bool(generator.integers(2)), window=bool(generator.integers(2)))
-        header.save_as(out_dir / name, enforce_file_format=True)
+        with writing(out_dir / name):
+            header.save_as(out_dir / name, enforce_file_format=True)
         yield {
             "image": name,
             "label": int(cohort.labels[i]),

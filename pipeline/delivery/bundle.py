@@ -15,23 +15,31 @@ from typing import Any
 
 import yaml
 
+from ..files import write_whole
+
 INSTALLED = Path(__file__).resolve().parents[2] / "bundles"
 
-ROOT_IDS = (
-    *(
-        "seed",
-        "image_size",
-        "radius_224",
-        "radius",
-        "consistency_weight",
-        "trades_weight",
-        "learning_rate",
-        "max_epochs",
-    ),
-    *("batch_size", "num_workers", "val_interval", "precision", "data_list", "dataset_dir", "output_dir", "run_name"),
-    *("augmentation", "attack"),
-)
-"""Ids at the root of every bundle's train.yaml: what a user may set."""
+ROOT_IDS = {
+    "seed": "whole number ≥ 0",
+    "image_size": "whole number ≥ 1",
+    "radius_224": "number",
+    "radius": "number",
+    "consistency_weight": "number",
+    "trades_weight": "number",
+    "learning_rate": "number",
+    "max_epochs": "whole number ≥ 1",
+    "batch_size": "whole number ≥ 1",
+    "num_workers": "whole number ≥ 0",
+    "val_interval": "whole number ≥ 1",
+    "precision": "text",
+    "data_list": "text",
+    "dataset_dir": "text",
+    "output_dir": "text",
+    "run_name": "text",
+    "augmentation": "mapping",
+    "attack": "mapping",
+}
+"""Ids at the root of every bundle's train.yaml, which a user may set, and what kind of value each takes."""
 
 RECIPE_IDS = ("views", "stack", "supervise", "weight", "divergence")
 """Ids that a recipe sets, all of them and no others."""
@@ -75,10 +83,17 @@ class Bundle:
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         return [channels[key] for key in sorted(channels, key=int)]
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Name within the bundle -> path of its own files; weights and outputs beside them are not among these."""
+        inside = [path for folder in ("configs", "docs") for path in sorted((self.root / folder).rglob("*"))]
+        paths = [path for path in (*inside, self.root / "LICENSE") if path.is_file()]
+        return {path.relative_to(self.root).as_posix(): path for path in paths}
+
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: ``config.yaml``, ``metrics.jsonl``, ``best.pt``, ``last.pt``, ``predictions.parquet`` and more."""
+    """A run folder: ``config.yaml``, ``bundle/``, ``metrics.jsonl``, ``best.pt``, ``last.pt`` and what came of them."""
 
     folder: Path
 
@@ -94,14 +109,26 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the run says of itself: bundle, recipe, version, checksum of the list."""
-        facts: dict[str, Any] = self.settings["rtda"]
+        """What the run says of itself: names of bundle and recipe, version, checksum of the list."""
+        facts: dict[str, Any] | None = self.settings.get("rtda")
+        if facts is None:
+            raise BundleError(f"{self.folder.name}: config.yaml: not of a run; give a folder that rtda train made")
         return facts
 
     @property
+    def recipe_config(self) -> dict[str, Any]:
+        """The recipe as it ran: its five ids, whatever became of the file that they came from."""
+        return {name: self.settings[name] for name in RECIPE_IDS}
+
+    @property
     def bundle(self) -> Bundle:
-        """The bundle that the run was trained from."""
-        return find_bundle(self.facts["bundle"])
+        """The run's own copy of the bundle that it was trained from; what becomes of the original does not reach it."""
+        return Bundle(self.folder / "bundle" / self.facts["bundle"])
+
+    def keep(self, bundle: Bundle) -> None:
+        """Copy a bundle's own files into the run, as its bundle."""
+        for name, path in bundle.files.items():
+            write_whole(self.folder / "bundle" / bundle.name / name, path.read_bytes())
 
 
 def is_run(path: Path) -> bool:
@@ -117,16 +144,20 @@ def find_run(name: str) -> Run:
 
 
 def find_bundle(name: str) -> Bundle:
-    """A bundle folder, a packed zip, else an installed bundle; raises :class:`BundleError` naming those installed."""
+    """A bundle folder, a run's bundle, a packed zip, else an installed one; else :class:`BundleError` names these."""
     path = Path(name)
     if (path / "configs").is_dir():
         return Bundle(path.resolve())
+    if is_run(path):
+        return Run(path).bundle
     if path.suffix == ".zip" and path.is_file():
         return Bundle(_unzipped(path))
     if (INSTALLED / name / "configs").is_dir():
         return Bundle(INSTALLED / name)
     known = sorted(folder.parent.name for folder in INSTALLED.glob("*/configs"))
-    raise BundleError(f"{path.name}: bundle: not found; give a bundle folder, a zip, or one of {', '.join(known)}")
+    raise BundleError(
+        f"{path.name}: bundle: not found; give a bundle folder, a run, a zip, or one of {', '.join(known)}"
+    )
 
 
 def _unzipped(path: Path) -> Path:
@@ -174,7 +205,9 @@ def _refuse_unknown(file: str, content: dict[str, Any], known: Iterable[str]) ->
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; raises :class:`BundleError` naming the file and line."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path.name}: byte {error.start}: not UTF-8; save it as UTF-8 text") from error
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         raise BundleError(f"{path.name}: line {line}: not YAML; correct it") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..attacks import frozen
+from ..evidence.evaluation import exact
 from ..handlers import load_checkpoint
 from ..views import plain
-from .bundle import Bundle
+from .bundle import Bundle, Run, read_yaml
+from .pack import inference_config
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,38 @@ class Classifier:
     threshold_source: str
 
     @classmethod
-    def load(cls, bundle: Bundle, weights: Path | None = None, stated: Mapping[str, Any] | None = None) -> Classifier:
-        """From a packed bundle, or from a bundle with the checkpoint of a run and what is stated of it."""
-        parser = ConfigParser()
-        parser.read_config(str(bundle.config("inference")))
-        parser["bundle_root"] = str(bundle.root)
+    def of_bundle(cls, bundle: Bundle) -> Classifier:
+        """From a packed bundle: its weights, and what its metadata state of them."""
+        config, weights = read_yaml(bundle.config("inference")), bundle.root / "models" / "model.pt"
+        return cls._loaded(bundle, config, weights, bundle.metadata.get("rtda", {}))
+
+    @classmethod
+    def of_run(cls, run: Run, stated: Mapping[str, Any]) -> Classifier:
+        """From a run's best checkpoint, and what its evaluation states of it; the same as the bundle that it packs."""
+        return cls._loaded(run.bundle, inference_config(run), run.folder / "best.pt", stated)
+
+    @classmethod
+    def _loaded(cls, bundle: Bundle, config: dict[str, Any], weights: Path, stated: Mapping[str, Any]) -> Classifier:
+        parser = ConfigParser(config | {"bundle_root": str(bundle.root)})
         network = parser.get_parsed_content("network_def")
-        network.load_state_dict(load_checkpoint(weights or bundle.root / "models" / "model.pt")["model"])
+        network.load_state_dict(load_checkpoint(weights)["model"])
         network.to(parser.get_parsed_content("device"))
-        stated = bundle.metadata.get("rtda", {}) if stated is None else stated
         threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
         return cls(parser, bundle.classes, threshold, stated.get("threshold_source", "0.5 (not evaluated)"))
 
     def probabilities(self, file: Path) -> list[float]:
-        """Probability of each class for one file; raises what the reader raises."""
+        """Probability of each class for one file, in float64; raises what the reader raises."""
         image = self.parser.get_parsed_content("preprocessing")({"image": str(file)})["image"]
         x = plain(image)[None].to(self.parser.get_parsed_content("device"))
-        with frozen(self.parser.get_parsed_content("network_def")) as network, torch.no_grad():
-            pred = self.parser.get_parsed_content("inferer")(x, network)[0]
+        with exact(torch.get_num_threads()), frozen(self.parser.get_parsed_content("network_def")) as network:
+            pred = self._inferred(x, network)[0]
         processed = self.parser.get_parsed_content("postprocessing")({"image": image, "pred": pred})["pred"]
         return [float(p) for p in plain(processed)]
+
+    @torch.no_grad()
+    def _inferred(self, x: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        logits: torch.Tensor = self.parser.get_parsed_content("inferer")(x, network)
+        return logits
 
     def predicted(self, probabilities: Sequence[float]) -> str:
         """Name of the predicted class."""
@@ -65,19 +80,22 @@ class Classifier:
 def rows(classifier: Classifier, files: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """One row a file; a file that cannot be read has its error there, and the next ones go on."""
     for file in files:
-        row: dict[str, Any] = {"file": str(file), "threshold": classifier.threshold}
-        try:
-            probabilities = classifier.probabilities(file)
-        except Exception as error:
-            yield row | {"error": reason(error)}
-            continue
+        row: dict[str, Any] = {"file": str(file), "frame": 0, "threshold": classifier.threshold}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                probabilities = classifier.probabilities(file)
+            except Exception as error:
+                yield row | {"error": reason(error, file)}
+                continue
+        row["warning"] = "; ".join(str(one.message) for one in told if str(one.message).startswith(f"{file.name}: "))
         named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, probabilities, strict=True)}
         yield row | {"predicted": classifier.predicted(probabilities), **named}
 
 
-def reason(error: BaseException) -> str:
-    """The first cause, in one line: MONAI wraps what a reader raises in the name of the transform."""
-    while error.__cause__ is not None:
+def reason(error: BaseException, file: Path) -> str:
+    """What the reader says of the file, in one line, else the first cause: MONAI wraps what a transform raises."""
+    while error.__cause__ is not None and not str(error).startswith(f"{file.name}: "):
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -97,7 +115,7 @@ def as_csv(classifier: Classifier, table: Iterable[dict[str, Any]]) -> str:
 
 
 def found(paths: Iterable[str]) -> list[Path]:
-    """Files as given, and every file below a folder, sorted; hidden ones left out.
+    """Files as given, and every file below a folder, sorted, each once; hidden files and folders left out.
 
     Raises:
         ValueError: a path does not exist, or there is no file at all.
@@ -106,8 +124,12 @@ def found(paths: Iterable[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"{path.name}: file: does not exist; give files or folders that do")
-        inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
+        inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path)))
         files += inside if path.is_dir() else [path]
     if not files:
         raise ValueError("files: none below the folders given; give files or folders that hold some")
-    return files
+    return list(dict.fromkeys(files))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -11,33 +12,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ..files import write_whole
 from ..handlers import load_checkpoint
-from .bundle import Bundle, Run
+from .bundle import Run, read_yaml
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
+_OF_THE_PLACE = ("bundle_root", "dataset_dir", "data_list", "output_dir", "run_name")
+_OF_THE_MODEL = ("image_size", "network_def")
 
 
-def pack(run: Run, evidence: Mapping[str, Any], recipe: Path, out: Path) -> Path:
+def pack(run: Run, evidence: Mapping[str, Any], out: Path) -> Path:
     """Write the bundle of a run with its best weights as one zip, which unzips to one folder and runs elsewhere.
+
+    Its configurations are those that the run was trained with, recipe and options merged; only folders and names of
+    that place are the bundle's own again.
 
     Args:
         run: the trained and evaluated run.
-        evidence: what its evaluation found, stated in the metadata under ``rtda``: threshold and its source, training
-            prior, figures, checksums.
-        recipe: the recipe overlay, carried as ``configs/recipe.yaml``.
+        evidence: what its evaluation found, stated in the metadata under ``rtda``: threshold and its source,
+            temperature, training prior and sampling, attack, figures, checksums.
         out: the zip.
 
     Raises:
         ValueError: the run has no best checkpoint.
     """
-    bundle, checkpoint = run.bundle, load_checkpoint(run.folder / "best.pt")
-    weights = _weights(checkpoint["model"])
-    metadata = bundle.metadata | {"rtda": {**evidence, "weights_file_sha256": hashlib.sha256(weights).hexdigest()}}
-    files = _files(bundle) | {
-        "configs/metadata.json": json.dumps(metadata, indent=2, ensure_ascii=False).encode(),
-        "configs/recipe.yaml": recipe.read_bytes(),
+    bundle = run.bundle
+    weights = _weights(load_checkpoint(run.folder / "best.pt")["model"])
+    stated = {**evidence, "weights_file_sha256": hashlib.sha256(weights).hexdigest()}
+    files = {name: path.read_bytes() for name, path in bundle.files.items()} | {
+        "configs/metadata.json": json.dumps(_metadata(run, stated), indent=2, ensure_ascii=False).encode(),
+        "configs/train.yaml": _as_trained(run),
+        "configs/inference.yaml": _commented(bundle.config("inference"), inference_config(run)),
         "models/model.pt": weights,
     }
     buffer = io.BytesIO()
@@ -49,11 +56,34 @@ def pack(run: Run, evidence: Mapping[str, Any], recipe: Path, out: Path) -> Path
     return write_whole(out, buffer.getvalue())
 
 
-def _files(bundle: Bundle) -> dict[str, bytes]:
-    """The bundle's own files, without weights of another run."""
-    folders = ("configs", "docs")
-    paths = [path for folder in folders for path in sorted((bundle.root / folder).rglob("*")) if path.is_file()]
-    return {str(path.relative_to(bundle.root)): path.read_bytes() for path in [*paths, bundle.root / "LICENSE"]}
+def inference_config(run: Run) -> dict[str, Any]:
+    """The bundle's inference configuration with the image size and the network that the run was trained with."""
+    content = read_yaml(run.bundle.config("inference"))
+    return content | {name: run.settings[name] for name in _OF_THE_MODEL}
+
+
+def _as_trained(run: Run) -> bytes:
+    file = run.bundle.config("train")
+    own = read_yaml(file)
+    content = {name: value for name, value in run.settings.items() if name != "rtda"}
+    return _commented(file, content | {name: own[name] for name in _OF_THE_PLACE})
+
+
+def _commented(file: Path, content: Mapping[str, Any]) -> bytes:
+    """YAML under the comment that heads the file: command, cost, expected figures."""
+    head = []
+    for line in file.read_text().splitlines(keepends=True):
+        if not line.startswith("#"):
+            break
+        head.append(line)
+    return "".join([*head, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120)]).encode()
+
+
+def _metadata(run: Run, stated: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = copy.deepcopy(run.bundle.metadata)
+    image = metadata["network_data_format"]["inputs"]["image"]
+    image["spatial_shape"] = [run.settings["image_size"]] * len(image["spatial_shape"])
+    return metadata | {"rtda": dict(stated)}
 
 
 def _weights(state: Mapping[str, Any]) -> bytes:

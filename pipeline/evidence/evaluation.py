@@ -20,10 +20,10 @@ import pyarrow as pa
 import torch
 from monai.data import DataLoader, Dataset, set_rnd
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..attacks import frozen
 from ..files import write_whole
+from ..progress import progress
 from ..seeding import derived_seed, forked
 from ..views import View, check_views, parent_of, plain
 from .table import ITEM_COLUMNS, merge, write_part
@@ -54,13 +54,10 @@ def name_of(view: Any) -> str:
 
 
 def described(view: Any) -> dict[str, Any]:
-    """Family, norm, ε and severity of a view, as far as it has them."""
-    view = getattr(view, "view", view)
-    if hasattr(view, "ball"):
-        return {"family": "attack", "norm": view.ball.norm, "epsilon": view.ball.radius}
-    if hasattr(view, "inner"):
-        return {"family": "shift", "severity": getattr(view.inner, "severity", None)}
-    return {"family": "clean"}
+    """What a view, or the view or transform inside it, states as its ``facts``: family, norm, ε, severity."""
+    for inside in ("view", "inner"):
+        view = getattr(view, inside, view)
+    return dict(getattr(view, "facts", {"family": "other"}))
 
 
 def settings_of(thing: Any) -> Any:
@@ -88,6 +85,8 @@ class Evaluation:
         transform: item -> {"image": float32 (C, *spatial) in [0, 1], "label": int, …}.
         record: columns that are the same in every row: bundle, recipe, seed, checkpoint, split.
         parts: folder for the part files. Parts of the same evaluation are kept, others are removed.
+        identity: what else the numbers depend on, for JSON: preprocessing, versions. Parts made under another one are
+            removed.
         seed: of the views' draws.
         threads: CPU threads of each rank; sums differ in the last bit between thread counts.
 
@@ -103,12 +102,14 @@ class Evaluation:
         transform: Any,
         record: Mapping[str, Any],
         parts: Path,
+        identity: Mapping[str, Any] | None = None,
         seed: int = 0,
         threads: int = 1,
     ) -> None:
         check_views(views)
         self.model, self.views, self.items, self.record = model, dict(views), items, dict(record)
         self.transform, self.parts, self.seed, self.threads = transform, parts, seed, threads
+        self.identity = dict(identity or {})
         self.shards = [range(i, min(i + SHARD, len(items))) for i in range(0, len(items), SHARD)]
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
@@ -117,10 +118,12 @@ class Evaluation:
         identity = {
             "record": self.record,
             "views": {name: settings_of(view) for name, view in self.views.items()},
-            "images": [item["image_id"] for item in self.items],
+            "items": [{**item, "image": _stamp(item.get("image"))} for item in self.items],
             "weights": weights_checksum(self.model.state_dict()),
             "seed": self.seed,
             "threads": self.threads,
+            "device": str(self.device),
+            **self.identity,
         }
         content = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest().encode()
         claim = self.parts / "evaluation"
@@ -139,10 +142,9 @@ class Evaluation:
             generator=torch.Generator(),
         )
         title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
-        with exact(self.threads), frozen(self.model), tqdm(total=len(todo), desc=title, disable=None) as bar:
-            for k, batch in zip(todo, loader, strict=True):
+        with exact(self.threads), frozen(self.model):
+            for k, batch in zip(progress(todo, title), loader, strict=True):
                 self._shard(k, plain(batch["image"]).to(self.device), batch["label"].to(self.device))
-                bar.update()
 
     def table(self, facts: Mapping[str, Any]) -> pa.Table:
         """Merge the parts, view by view in list order."""
@@ -190,18 +192,28 @@ class Evaluation:
         return [self._part(k, name) for name in self.views]
 
 
+def _stamp(image: Any) -> Any:
+    """Size and time of an image file, by which a changed one is noticed; images in memory pass."""
+    if not isinstance(image, str):
+        return None
+    stat = Path(image).stat()
+    return [image, stat.st_size, stat.st_mtime_ns]
+
+
 @contextmanager
 def exact(threads: int) -> Iterator[None]:
-    """Float32 as such: TF32 off, a fixed number of CPU threads; all as before afterwards."""
+    """Float32 as such: TF32 off, deterministic kernels, a fixed number of CPU threads; all as before afterwards."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+    cudnn.deterministic = True
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[1:]
+        torch.set_num_threads(threads_before)
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
 
 
 def weights_checksum(state: Mapping[str, Tensor]) -> str:

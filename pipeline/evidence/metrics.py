@@ -7,15 +7,20 @@ equal-mass bins, the validation threshold).
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score, roc_curve
+
+from ..losses import log_odds
+from .table import facts_of
 
 CONSTANT = "constant (class prior)"
 METRICS = ("accuracy", "balanced_accuracy", "balanced_accuracy_at_half", "auroc", "brier", "ece")
@@ -47,28 +52,28 @@ def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     return float(recall_score(labels, np.asarray(predictions), labels=np.unique(labels), average="macro"))
 
 
-def auroc(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: of class 1 for K = 2, the macro mean of one-vs-rest for K >= 3.
 
     Args:
         labels: (N,) int in [0, K).
-        probabilities: (N, K), rows sum to 1.
+        scores: (N, K), higher is likelier: log-odds rather than probabilities, which tie where they saturate at 1.
 
     Returns:
         In [0, 1]; NaN where a class has no image or only one class occurs.
 
     Raises:
-        ValueError: shapes, labels or probabilities that do not fit each other.
+        ValueError: shapes, labels or scores that do not fit each other, or scores that are not finite.
 
     Example:
         >>> auroc([0, 1], [[0.9, 0.1], [0.4, 0.6]])
         1.0
     """
-    y, p = _checked(labels, probabilities)
-    truth = _one_hot(y, p.shape[1])
+    y, s = _fitting(labels, scores)
+    truth = _one_hot(y, s.shape[1])
     if not truth.any(axis=0).all():
         return math.nan
-    return float(roc_auc_score(y, p[:, 1]) if p.shape[1] == 2 else roc_auc_score(truth, p, average="macro"))
+    return float(roc_auc_score(y, s[:, 1]) if s.shape[1] == 2 else roc_auc_score(truth, s, average="macro"))
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -195,6 +200,34 @@ def threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     return float((low[widest] + high[widest]) / 2)
 
 
+def temperature(labels: ArrayLike, logits: ArrayLike) -> float:
+    """The T in [0.05, 20] for which softmax(logits / T) has the least NLL; > 1 where the model is over-confident.
+
+    A bound is met where every image is classified rightly (T falls) or the logits tell nothing (T rises).
+
+    Args:
+        labels: (N,) int in [0, K).
+        logits: (N, K).
+
+    Raises:
+        ValueError: as `auroc`.
+
+    Source:
+        Guo et al. 2017, "On calibration of modern neural networks", §4.2.
+
+    Example:
+        >>> round(temperature([0, 0, 0, 1], [[3.0, 0.0]] * 4), 2)  # right in 3 of 4: p should be 0.75
+        2.73
+    """
+    y, z = _fitting(labels, logits)
+
+    def loss(log_t: float) -> float:
+        return float(-log_softmax(z / math.exp(log_t), axis=1)[np.arange(len(y)), y].mean())
+
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded", options={"xatol": 1e-6})
+    return math.exp(found.x)
+
+
 def predict(probabilities: ArrayLike, threshold: float | None = None) -> NDArray[np.int64]:
     """Predicted classes: p_1 >= threshold for K = 2 (None: 0.5), the argmax for K >= 3.
 
@@ -243,17 +276,11 @@ def rms_grey_levels(radius: float, image_size: int, channels: int = 1, norm: str
     return radius * 255 / (math.sqrt(image_size**2 * channels) if norm == "l2" else 1.0)
 
 
-def metadata(table: pa.Table) -> dict[str, Any]:
-    """The facts that evaluation laid into the table's schema under `rtda`; ValueError where there are none."""
-    stored = (table.schema.metadata or {}).get(b"rtda")
-    if stored is None:
-        raise ValueError("the table carries no 'rtda' metadata: it was not written by rtda evaluate")
-    facts: dict[str, Any] = json.loads(stored)
-    return facts
-
-
 def summarise(table: pa.Table) -> pd.DataFrame:
     """One row of metrics per run (bundle, recipe, seed, checkpoint), split and view, in order of appearance.
+
+    Everything is computed from the logits in float64: float32 probabilities are 1 from a logit gap of 17 on, and ties
+    look like robustness.
 
     The last rows, recipe `constant (class prior)`, are a classifier that answers the training prior for every image:
     its class is the prior's argmax, its balanced accuracy 1/K, its AUROC 0.5, whatever the view.
@@ -271,7 +298,7 @@ def summarise(table: pa.Table) -> pd.DataFrame:
         ValueError: no rows, no metadata, more than one bundle, the same image twice in one run and view, labels or
             probabilities that do not fit the classes, or probabilities that are not finite.
     """
-    facts = metadata(table)
+    facts = facts_of(table)
     frame = _frame(table)
     if frame["bundle"].nunique() > 1:
         raise ValueError(f"one bundle at a time, not {', '.join(frame['bundle'].unique())}")
@@ -280,9 +307,9 @@ def summarise(table: pa.Table) -> pd.DataFrame:
     for run, part in frame.groupby(list(RUN), sort=False, dropna=False):
         rule = _rule(part, classes)
         for _, view in part.groupby(["split", "view"], sort=False):
-            probabilities = _stack(view, classes)
-            at = predict(probabilities, rule[0] if classes == 2 else None)
-            rows.append(_row(view, dict(zip(RUN, run, strict=True)), rule, probabilities, at, predict(probabilities)))
+            logits = _logits(view, classes)
+            at = predict(softmax(logits, axis=1), rule[0] if classes == 2 else None)
+            rows.append(_row(view, dict(zip(RUN, run, strict=True)), rule, logits, at))
     rows += _constant(frame, np.asarray(facts["training_prior"], dtype=np.float64), classes)
     return pd.DataFrame(rows).astype({"seed": "Int64", "severity": "Int64", "epsilon": "float64"})
 
@@ -307,7 +334,7 @@ def flat(summary: pd.DataFrame) -> dict[str, float]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    columns = [*RUN, "split", "image_id", "label", "view", *VIEW, "probabilities"]
+    columns = [*RUN, "split", "image_id", "label", "view", *VIEW, "logits"]
     frame = table.select(columns).to_pandas()
     if frame.empty:
         raise ValueError("the table has no rows")
@@ -321,12 +348,19 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _stack(rows: pd.DataFrame, classes: int) -> NDArray[np.float64]:
-    """The probabilities (N, K) of these rows, refused unless K is the number of classes."""
-    lengths = rows["probabilities"].map(len).unique().tolist()
+def _logits(rows: pd.DataFrame, classes: int) -> NDArray[np.float64]:
+    """The logits (N, K) of these rows, refused unless K is the number of classes."""
+    lengths = rows["logits"].map(len).unique().tolist()
     if lengths != [classes]:
-        raise ValueError(f"{classes} classes, but rows with {', '.join(map(str, lengths))} probabilities")
-    return np.stack(rows["probabilities"].tolist()).astype(np.float64)
+        raise ValueError(f"{classes} classes, but rows with {', '.join(map(str, lengths))} logits")
+    return np.stack(rows["logits"].tolist()).astype(np.float64)
+
+
+def validated_temperature(table: pa.Table) -> float | None:
+    """The temperature fitted on the clean validation images of a table of one run; None where it has none."""
+    facts, frame = facts_of(table), _frame(table)
+    clean = frame[(frame["split"] == "validation") & (frame["view"] == "clean")]
+    return None if clean.empty else temperature(clean["label"], _logits(clean, len(facts["classes"])))
 
 
 def _rule(run: pd.DataFrame, classes: int) -> tuple[float, str]:
@@ -338,19 +372,18 @@ def _rule(run: pd.DataFrame, classes: int) -> tuple[float, str]:
         return 0.5, "0.5 (no validation split)"
     if clean["label"].nunique() < 2:
         return 0.5, "0.5 (one class in validation)"
-    y, p = _checked(clean["label"], _stack(clean, classes))
-    return threshold(y, p[:, 1].clip(0, 1)), "clean validation"
+    return threshold(clean["label"], softmax(_logits(clean, classes), axis=1)[:, 1]), "clean validation"
 
 
 def _row(
     view: pd.DataFrame,
     run: dict[str, Any],
     rule: tuple[float, str],
-    probabilities: NDArray[np.float64],
+    logits: NDArray[np.float64],
     at: NDArray[np.int64],
-    at_half: NDArray[np.int64],
 ) -> dict[str, Any]:
-    labels = view["label"].to_numpy()
+    labels, probabilities = view["label"].to_numpy(), softmax(logits, axis=1)
+    two = logits.shape[1] == 2
     return {
         **run,
         **view.iloc[0][["split", "view", *VIEW]].to_dict(),
@@ -359,8 +392,8 @@ def _row(
         "threshold_source": rule[1],
         "accuracy": accuracy(labels, at),
         "balanced_accuracy": balanced_accuracy(labels, at),
-        "balanced_accuracy_at_half": balanced_accuracy(labels, at_half) if probabilities.shape[1] == 2 else math.nan,
-        "auroc": auroc(labels, probabilities),
+        "balanced_accuracy_at_half": balanced_accuracy(labels, predict(probabilities)) if two else math.nan,
+        "auroc": auroc(labels, log_odds(torch.from_numpy(logits))),
         "brier": brier(labels, probabilities),
         "ece": ece(labels, probabilities),
     }
@@ -373,8 +406,8 @@ def _constant(frame: pd.DataFrame, prior: NDArray[np.float64], classes: int) -> 
     run = {"bundle": frame["bundle"].iloc[0], "recipe": CONSTANT, "seed": None, "checkpoint": None}
     rows = []
     for _, view in frame.drop_duplicates(["split", "view", "image_id"]).groupby(["split", "view"], sort=False):
-        answer = np.full(len(view), prior.argmax())
-        rows.append(_row(view, run, (math.nan, "prior"), np.tile(prior, (len(view), 1)), answer, answer))
+        logits = np.tile(np.log(prior.clip(np.finfo(np.float64).tiny)), (len(view), 1))
+        rows.append(_row(view, run, (math.nan, "prior"), logits, np.full(len(view), prior.argmax())))
     return rows
 
 
@@ -382,17 +415,23 @@ def _one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.bool_]:
     return np.asarray(labels[:, None] == np.arange(classes))
 
 
-def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Labels (N,) and probabilities (N, K) that fit each other; ValueError else."""
-    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if y.ndim != 1 or p.ndim != 2 or len(y) != len(p) or not len(y) or p.shape[1] < 2:
-        raise ValueError(f"labels must be (N,) and probabilities (N, K >= 2), not {y.shape} and {p.shape}")
+def _fitting(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Labels (N,) and finite scores (N, K) that fit each other; ValueError else."""
+    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if y.ndim != 1 or s.ndim != 2 or len(y) != len(s) or not len(y) or s.shape[1] < 2:
+        raise ValueError(f"labels must be (N,) and scores (N, K >= 2), not {y.shape} and {s.shape}")
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"labels must be integers, not {y.dtype} (multi-label lists have no summary)")
-    if y.min() < 0 or y.max() >= p.shape[1]:
-        raise ValueError(f"labels {y.min()} to {y.max()} do not fit {p.shape[1]} classes")
-    if not np.isfinite(p).all():
-        raise ValueError(f"{int((~np.isfinite(p)).any(axis=1).sum())} of {len(p)} rows have non-finite probabilities")
+    if y.min() < 0 or y.max() >= s.shape[1]:
+        raise ValueError(f"labels {y.min()} to {y.max()} do not fit {s.shape[1]} classes")
+    if not np.isfinite(s).all():
+        raise ValueError(f"{int((~np.isfinite(s)).any(axis=1).sum())} of {len(s)} rows have non-finite values")
+    return y, s
+
+
+def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The same, of probabilities, whose rows must sum to 1."""
+    y, p = _fitting(labels, probabilities)
     if not np.allclose(p.sum(axis=1), 1, rtol=0, atol=1e-3):
         raise ValueError("the probabilities of a row must sum to 1: were these logits?")
     return y, p

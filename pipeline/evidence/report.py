@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..files import write_whole
-from .metrics import CONSTANT, RUN, metadata, reliability, reported_split, rms_grey_levels, summarise
+from .metrics import CONSTANT, RUN, reliability, reported_split, rms_grey_levels, summarise
+from .table import facts_of
 
 NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
 SHARED = ("classes", "image_size", "channels", "training_radius", "training_norm", "checksum_list")
@@ -151,10 +152,11 @@ class Results:
         return None if at.empty else str(at["view"].iloc[0])
 
     def ball(self, norm: str, radius: float) -> str:
-        """A radius as it stands wherever one is shown: with its norm and its RMS in grey levels."""
+        """A radius as it stands wherever one is shown: with its norm, the image size and its RMS in grey levels."""
         grey = rms_grey_levels(radius, self.facts["image_size"], self.facts["channels"], norm)
         most = "at most " if norm == "linf" else ""
-        return f"{NORMS[norm]} ε = {radius:.3g}, RMS {most}{grey:.2f} grey levels of 255"
+        size = self.facts["image_size"]
+        return f"{NORMS[norm]} ε = {radius:.3g} at {size} × {size}, RMS {most}{grey:.2f} grey levels of 255"
 
 
 def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path, title: str) -> Path:
@@ -171,8 +173,8 @@ def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path
         `out`.
 
     Raises:
-        ValueError: no tables; tables that differ in bundle, classes, image size, channels, training radius or data
-            list; pictures that are not (n, 1, rows, columns); or as `metrics.summarise`.
+        ValueError: no tables; tables that differ in bundle, split, views, classes, image size, channels, training
+            radius or data list; pictures that are not (n, 1, rows, columns); or as `metrics.summarise`.
         OSError: the file could not be written.
     """
     results = read(tables)
@@ -201,16 +203,20 @@ def read(tables: Sequence[pa.Table]) -> Results:
     """Tables, each summarised with its own metadata, as `Results`; raises as `write_report`."""
     if not tables:
         raise ValueError("a report needs at least one table")
-    facts = [metadata(table) for table in tables]
+    facts = [facts_of(table) for table in tables]
     own = [{"weight": fact["consistency_weight"], "checksum": fact["checksum_weights"]} for fact in facts]
     images = pd.concat([table.to_pandas().assign(**add) for table, add in zip(tables, own, strict=True)])
     for key in SHARED:
         if any(fact[key] != facts[0][key] for fact in facts):
             raise ValueError(f"the tables differ in {key.replace('_', ' ')}: a report compares like with like")
+    if len({frozenset(table["view"].unique().to_pylist()) for table in tables}) > 1:
+        raise ValueError("the tables differ in views: evaluate all runs with the same preset")
     if images["bundle"].nunique() > 1:
         raise ValueError(f"a report is of one bundle, not of {', '.join(images['bundle'].unique())}")
     summary = pd.concat([summarise(table).assign(**add) for table, add in zip(tables, own, strict=True)])
     split = reported_split(summary)
+    if any(reported_split(table.select(["split"]).to_pandas()) != split for table in tables):
+        raise ValueError(f"some tables are not of the split '{split}': evaluate all runs on the same split")
     constant = summary["recipe"] == CONSTANT
     rows = summary[~constant]
     if rows.duplicated([*RUN, "weight", "checksum", "split", "view"]).any():
@@ -230,7 +236,7 @@ def finding(results: Results) -> str:
     scores = results.over_seeds(view or "clean", BALANCED.metric)["mean"].sort_values(ascending=False, kind="stable")
     floor = results.of_constant(BALANCED.metric)
     shown, constant = [percent(score) for score in scores], f"a constant answer has {percent(floor)}"
-    ball = f"{NORMS[results.facts['training_norm']]} ε = {results.facts['training_radius']:.3g}"
+    ball = results.ball(results.facts["training_norm"], results.facts["training_radius"])
     where = f"Under PGD-20 at the training radius, {ball}," if view else "On clean images"
     if scores.iloc[0] <= floor:
         return f"{where} no recipe has more balanced accuracy than a constant answer: {constant}, the best {shown[0]}."
@@ -363,10 +369,10 @@ def _named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
         name = re.sub(r"(?<=[A-Z])(?=\d)", "-", view["view"].split("_")[0].upper())
         start = view["view"].partition("_from_")[2]
         return name + (f" from {start}" if start else ""), results.ball(view["norm"], view["epsilon"])
-    if view["family"] == "shift":
-        words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
-        return words, "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
-    return "Clean images", ""
+    if view["family"] == "clean":
+        return "Clean images", ""
+    words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
+    return words, "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
 
 
 def _svg(draw: Callable[[Axes], None], title: str, size: tuple[float, float] = (4.3, 3.2)) -> Markup:
@@ -400,10 +406,11 @@ def _curve(results: Results, column: Column) -> Markup:
             line: dict[str, Any] = {"color": series.colour, "marker": series.marker, "markersize": 5, "linewidth": 1.4}
             axes.errorbar(views["epsilon"], mean, (mean - low, high - mean), elinewidth=0.9, clip_on=False, **line)
         axes.set_xticks(views["epsilon"], [_tick(e, results.facts["training_radius"]) for e in views["epsilon"]])
-        axes.set(xlabel=f"radius of PGD-20, {NORMS[results.facts['training_norm']]}", ylim=(0, 100))
+        axes.set(xlabel=f"radius of PGD-20, {norm}, at {size} × {size}", ylim=(0, 100))
         axes.set_title(column.head, loc="left", fontsize=10, pad=10)
 
     names = ", ".join(series.label for series in results.series)
+    norm, size = NORMS[results.facts["training_norm"]], results.facts["image_size"]
     return _svg(
         draw, f"{column.head} over the radius of PGD-20, for {names}; the numbers stand in the table of results"
     )

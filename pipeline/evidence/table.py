@@ -77,6 +77,9 @@ def read_table(path: Path) -> pa.Table:
 
 
 def facts_of(table: pa.Table) -> dict[str, Any]:
-    """What :func:`merge` put into the table's metadata."""
-    facts: dict[str, Any] = json.loads((table.schema.metadata or {}).get(b"rtda", b"{}"))
+    """What :func:`merge` put into the table's metadata; ValueError where there is nothing."""
+    stored = (table.schema.metadata or {}).get(b"rtda")
+    if stored is None:
+        raise ValueError("the table carries no 'rtda' metadata: it was not written by rtda evaluate")
+    facts: dict[str, Any] = json.loads(stored)
     return facts

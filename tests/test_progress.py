@@ -1,0 +1,43 @@
+"""Progress: plain lines where there is no terminal, a bar where there is one."""
+
+import io
+import sys
+
+import pytest
+from rtda.pipeline import progress as room
+from rtda.pipeline.progress import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the loop's body winds on."""
+    clock = {"now": 100.0}
+    monkeypatch.setattr(room.time, "monotonic", lambda: clock["now"])
+    return clock
+
+
+def test_without_a_terminal_there_is_a_line_at_the_start_every_half_minute_and_at_the_end(capsys, clock):
+    seen = []
+    for item in progress(range(8), "films"):
+        seen.append(item)
+        clock["now"] += 10
+    assert seen == list(range(8))
+    assert capsys.readouterr() == ("", "films: 0/8\nfilms: 3/8 (30 s)\nfilms: 6/8 (60 s)\nfilms: 8/8 (80 s)\n")
+
+
+def test_the_first_line_stands_before_the_first_item_is_done(capsys, clock):
+    next(progress("ab", "letters"))
+    assert capsys.readouterr().err == "letters: 0/2\n"
+
+
+def test_of_nothing_there_is_one_line(capsys):
+    assert list(progress([], "films")) == []
+    assert capsys.readouterr().err == "films: 0/0\n"
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress("abc", "letters")) == list("abc")
+    assert "letters: 100%" in terminal.getvalue()
