@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom.dataset import FileMetaDataset
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tensors of tests are small: threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -42,19 +55,14 @@ def tiny(cohort) -> list[str]:
 @pytest.fixture(scope="session")
 def workshop(tiny, tmp_path_factory) -> Path:
     """Folder of ``runs/standard`` and ``runs/rtda``, trained and evaluated, and ``rtda.zip``; not to be changed."""
-    import torch
     from rtda.pipeline.cli import main
 
-    folder, threads = tmp_path_factory.mktemp("workshop"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with contextlib.chdir(folder):
-            for recipe in ("standard", "rtda"):
-                assert main(["train", "phantom_rtda", "--recipe", recipe, "--run-name", recipe, *tiny]) == 0
-                assert main(["evaluate", f"runs/{recipe}"]) == 0
-            assert main(["pack", "runs/rtda", "-o", "rtda.zip"]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    folder = tmp_path_factory.mktemp("workshop")
+    with contextlib.chdir(folder):
+        for recipe in ("standard", "rtda"):
+            assert main(["train", "phantom_rtda", "--recipe", recipe, "--run-name", recipe, *tiny]) == 0
+            assert main(["evaluate", f"runs/{recipe}"]) == 0
+        assert main(["pack", "runs/rtda", "-o", "rtda.zip"]) == 0
     return folder
 
 

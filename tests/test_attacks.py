@@ -27,19 +27,6 @@ balls = pytest.mark.parametrize("ball", BALLS, ids=["l2", "linf"])
 dimensions = pytest.mark.parametrize("spatial", SPATIAL.values(), ids=SPATIAL.keys())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 def small_network(dimensions, channels=1, classes=2):
     """Convolution, BatchNorm, dropout, one frozen layer, gradients there, modes mixed: all that could change."""
     conv, norm = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}[dimensions]

@@ -17,14 +17,6 @@ many = settings(max_examples=60, deadline=None)
 balls = pytest.mark.parametrize("ball", BALLS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @st.composite
 def perturbations(draw):
     """(delta, other, grad): normal noise of any scale; now and then an example is 0, or all examples are alike."""

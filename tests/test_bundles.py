@@ -24,14 +24,6 @@ RECIPES = sorted((INSTALLED / "recipes").glob("*.yaml"))
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def config(bundle, name):
     return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
 

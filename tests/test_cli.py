@@ -33,14 +33,6 @@ from rtda.pipeline.tracking import RunRecord
 CORRUPT = b"this is no image" * 20
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def rtda(capsys, tmp_path, monkeypatch):
     """Run the command in an empty folder: (status, stdout, stderr)."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
-import torch
 import yaml
 from PIL import Image
 from rtda.pipeline.cli import main
@@ -18,14 +17,6 @@ from rtda.pipeline.data import lists
 from rtda.pipeline.delivery.bundle import find_run
 from rtda.pipeline.delivery.infer import found
 from rtda.pipeline.evidence.table import facts_of, read_table
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def read_csv(path):

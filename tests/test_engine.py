@@ -25,19 +25,6 @@ from torch import nn
 RTDA = ("clean", "augmented", "adversarial")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 def network(norm=lambda: nn.BatchNorm2d(4), dropout=0.3):
     layers = [nn.Conv2d(1, 4, 3, 2), norm(), nn.ReLU(), nn.Dropout(dropout), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(36, 2))

@@ -24,14 +24,6 @@ COUNT = 150  # three shards, the last one short
 RECORD = {"bundle": "b", "recipe": "rtda", "seed": 0, "checkpoint": "best", "split": "test"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class Film:
     """Item -> image drawn from the item's own number."""

@@ -28,14 +28,6 @@ from rtda.transforms.intensity import RandomContrastBrightness
 from torch import nn
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def undetermined():
     yield

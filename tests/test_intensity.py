@@ -13,14 +13,6 @@ many = settings(max_examples=50, deadline=None)
 numbers = st.floats(-4, 4, width=32)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @st.composite
 def images(draw):
     """(B, C, *spatial) in [0, 1], 2-D or 3-D; now and then black, white, or of few grey levels."""

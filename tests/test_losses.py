@@ -24,19 +24,6 @@ VIEWS = ("clean", "augmented", "adversarial")
 many = settings(max_examples=60, deadline=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 @st.composite
 def logits(draw, views=None):
     """(V, B, C) of any confidence; now and then the views differ by little, or are shifted by a constant."""

@@ -18,14 +18,6 @@ from rtda.pipeline.evidence.table import read_table
 from rtda.pipeline.handlers import load_checkpoint
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def same(a, b, name):
     one, other = (load_checkpoint(Path(path) / name)["model"] for path in (a, b))
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -21,14 +21,6 @@ SPATIAL = {"2-D": (6, 5), "3-D": (4, 3, 5)}
 dimensions = pytest.mark.parametrize("spatial", SPATIAL.values(), ids=SPATIAL.keys())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
