@@ -1,0 +1,147 @@
+"""Fields of a DICOM header, read so that a damaged one is refused by name and nothing is guessed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, config
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+FRAME_MACROS = (
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "FrameAnatomySequence"),
+    *("PixelValueTransformationSequence", "FrameVOILUTSequence", "FramePixelDataPropertiesSequence"),
+    *("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "XAXRFFrameCharacteristicsSequence"),
+)
+"""Functional group macros whose fields mean what the field of that name means in the root (PS3.3 C.7.6.16.2)."""
+
+
+class DicomError(ValueError):
+    """A refused DICOM file, as one line ``<basename>: <Field>: <what is wrong; what to do>``."""
+
+
+class NotAnImage(DicomError):  # noqa: N818 - what it is, not what went wrong
+    """A sound DICOM file that holds no picture: a report, plan, directory, segmentation or presentation state."""
+
+
+def one_line(path: str | Path, field: str, cure: str) -> str:
+    """``<basename>: <field>: <cure>`` on one line, without the directory.
+
+    Example:
+        >>> one_line("/home/anna/a.dcm", "HighBit", "is 15, not 11")
+        'a.dcm: HighBit: is 15, not 11'
+    """
+    return " ".join(f"{Path(path).name}: {field}: {cure}".split())
+
+
+def name_of(header: Dataset) -> str:
+    """Name of the file that a header was read from."""
+    return Path(str(getattr(header, "filename", None) or "dataset")).name
+
+
+def refuse(header: Dataset, field: str, cure: str) -> DicomError:
+    """The error to raise about a field of this header."""
+    return DicomError(one_line(name_of(header), field, cure))
+
+
+def values(header: Dataset, field: str) -> list[Any]:
+    """All values of a field, none where it is absent or empty; pydicom converts here, so here it may fail."""
+    try:
+        with config.disable_value_validation():  # its warnings quote values
+            value = header.get(field)
+            if isinstance(value, (MultiValue, Sequence, list)):
+                return [one for one in value if one is not None and one != ""]
+    except Exception as error:
+        raise refuse(header, field, "cannot be read; correct the header") from error
+    return [] if value is None or value == "" else [value]
+
+
+def value(header: Dataset, field: str, item: int = 0) -> Any:
+    """One value of a field, by default the first; None where there is none."""
+    found = values(header, field)
+    return found[item] if item < len(found) else None
+
+
+def text(header: Dataset, field: str) -> str:
+    """The first value as text of single blanks; empty where there is none.
+
+    Example:
+        >>> header = Dataset()
+        >>> header.BodyPartExamined = "CHEST "
+        >>> text(header, "BodyPartExamined"), text(header, "Manufacturer")
+        ('CHEST', '')
+    """
+    return " ".join(str(value(header, field) or "").split())
+
+
+def number(header: Dataset, field: str, default: float | None = None, item: int = 0) -> float:
+    """A finite number; absent: the default, and without one a refusal."""
+    found = value(header, field, item)
+    try:
+        result = float(default if found is None else found)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise refuse(header, field, "missing or not a finite number; correct the header")
+    return result
+
+
+def whole(header: Dataset, field: str, default: int | None = None) -> int:
+    """A whole number; see :func:`number`."""
+    result = number(header, field, default)
+    if result != int(result):
+        raise refuse(header, field, f"{result:g} is not a whole number; correct the header")
+    return int(result)
+
+
+def numbers(header: Dataset, field: str, count: int) -> tuple[float, ...]:
+    """That many finite numbers, or none at all: a fact that is damaged is no fact.
+
+    Example:
+        >>> header = Dataset()
+        >>> header.PixelSpacing = [0.2, 0.2]
+        >>> numbers(header, "PixelSpacing", 2), numbers(header, "ImagerPixelSpacing", 2)
+        ((0.2, 0.2), (nan, nan))
+    """
+    try:
+        found = tuple(float(one) for one in values(header, field))
+    except (TypeError, ValueError, OverflowError):
+        found = ()
+    sound = len(found) == count and all(map(math.isfinite, found))
+    return found if sound else (math.nan,) * count
+
+
+def of_frame(header: Dataset, frame: int) -> Dataset:
+    """The header as it holds for one frame: per-frame functional groups, then shared ones, then the root.
+
+    Args:
+        header: of the file.
+        frame: number of the frame from 0.
+
+    Returns:
+        The header itself where it has no functional groups; else a copy without pixels whose root fields are those of
+        the frame.
+
+    Raises:
+        DicomError: the per-frame sequence does not describe this frame.
+
+    Source: PS3.3 C.7.6.16 (Multi-frame Functional Groups Module).
+    """
+    shared, each = values(header, "SharedFunctionalGroupsSequence"), values(header, "PerFrameFunctionalGroupsSequence")
+    if not shared and not each:
+        return header
+    if each and frame >= len(each):
+        raise refuse(header, "PerFrameFunctionalGroupsSequence", f"has {len(each)} items, none for frame {frame}")
+    flat = Dataset()
+    flat.update({tag: header.get_item(tag) for tag in header.keys() if tag not in _HEAVY})  # noqa: SIM118
+    for group in [*shared[:1], *each[frame : frame + 1]]:
+        for macro in FRAME_MACROS:
+            for fields in values(group, macro)[:1]:
+                flat.update(fields)
+    flat.filename = name_of(header)  # type: ignore[attr-defined]
+    return flat
+
+
+_HEAVY = {0x7FE00010, 0x52009229, 0x52009230}  # PixelData and the functional groups themselves
