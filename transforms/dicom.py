@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pydicom
 import torch
 from monai.data import MetaTensor
-from pydicom import Dataset, uid
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array  # type: ignore[attr-defined]  # not in its __all__
+from pydicom import Dataset, config, uid
+from pydicom.encaps import generate_frames, get_frame
+from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]  # not in its __all__
 
-from .display import Choices, Floats, displayed, inverted, modality, padding
+from .codestream import size_of
+from .display import Choices, Floats, check_hounsfield, displayed, inverted, modality, padding, read_palette
 from .facts import Facts, facts_of
 from .header import (
     DicomError,
@@ -29,8 +31,11 @@ from .header import (
     number,
     of_frame,
     one_line,
+    quiet,
+    quoted,
     refuse,
     text,
+    uid_name,
     value,
     values,
     whole,
@@ -59,7 +64,8 @@ def looks_like_dicom(path: str | Path) -> bool:
     try:
         if pydicom.misc.is_dicom(path):
             return True
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        with quiet():
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return False
     return {"SOPClassUID", "Modality", "BitsAllocated"} & set(header.dir()) != set()
@@ -90,7 +96,7 @@ def read_stored(path: str | Path, frame: int | None = None, max_pixels: int = MA
         ((64, 64), 'int16', 'MR')
     """
     header = read_header(path)
-    _check_kind(header)
+    check_kind(header)
     _check_bits(header)
     _check_size(header, frame, max_pixels)
     return _decode(header, frame), header
@@ -103,7 +109,7 @@ def read_header(path: str | Path) -> Dataset:
     except OSError as error:
         raise DicomError(one_line(path, "file", f"cannot be opened ({type(error).__name__}); check the path")) from None
     try:
-        with io.BytesIO(data) as stream:  # from memory: a file object allocates whatever length a header claims
+        with quiet(), io.BytesIO(data) as stream:  # from memory: a file object allocates whatever length a header claims
             header = pydicom.dcmread(stream, force=True)  # force: old films lack the preamble
     except Exception as error:  # damaged headers raise struct.error, TypeError, RecursionError, …
         cure = f"not DICOM, or its header is damaged ({type(error).__name__}); get a new copy"
@@ -148,13 +154,14 @@ def to_tensor(
         tensor([[[1., 0.]]])
     """
     choices = choices or Choices()
-    _check_policy(header, choices)
+    check_policy(header, choices)
     frames = whole(header, "NumberOfFrames", 1)
     if frame is None and frames > 1:
         made = [_picture(stored[k], of_frame(header, k), choices) for k in range(frames)]
         image, decided = np.stack([one for one, _ in made]), made[0][1]
         differing = [key for key in decided if any(other[key] != decided[key] for _, other in made)]
         decided |= {key: "differs by frame" for key in differing if isinstance(decided[key], str)}
+        decided["padding"] = any(other["padding"] for _, other in made)
     else:
         image, decided = _picture(stored, of_frame(header, frame or 0), choices)
     facts = facts_of(of_frame(header, frame or 0), hashed) | {"frame": frame or 0}
@@ -162,6 +169,41 @@ def to_tensor(
         cure = "YES, so names may stand in the pixels; look before you share pictures of it"
         warnings.warn(one_line(name_of(header), "BurnedInAnnotation", cure), stacklevel=2)
     return MetaTensor(torch.from_numpy(image)[None], meta=facts | decided)
+
+
+def to_units(stored: Stored, header: Dataset, choices: Choices | None = None, frame: int = 0) -> Image:
+    """Stored values of one grey frame in modality units, HU in CT, with no display step.
+
+    Args:
+        stored: (rows, columns) of that frame, as :func:`read_stored` gave it.
+        header: of the same file.
+        choices: what the bundle decides.
+        frame: which frame ``stored`` is.
+
+    Returns:
+        (rows, columns) float32, NaN where the image is padding.
+
+    Raises:
+        DicomError: colour, CT that is not known to be in HU, or a damaged header.
+
+    Source: PS3.3 C.11.1 (Modality LUT), C.7.5.1.1.2 (padding).
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> to_units(*read_stored(get_testdata_file("CT_small.dcm")))[0, :3]
+        array([-849., -844., -858.], dtype=float32)
+    """
+    choices = choices or Choices()
+    check_policy(header, choices)
+    header = of_frame(header, frame)
+    if text(header, "PhotometricInterpretation") not in GREY:
+        raise refuse(header, "PhotometricInterpretation", "colour has no modality units; give a grey image")
+    if text(header, "Modality") == "CT":
+        check_hounsfield(header, choices)
+    every = _every(stored, header)
+    table = np.where(padding(every, header), np.nan, modality(every, header).x).astype(np.float32)
+    units: Image = table[stored.astype(np.int32) - int(every[0])]
+    return units
 
 
 def _picture(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
@@ -180,10 +222,8 @@ def _picture(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, 
 
 def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
     """Everything is pointwise, so it is computed on one float64 table over all stored values and cast once."""
-    low, high = _declared_range(header)
-    if stored.min() < low or stored.max() > high:
-        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
-    every = np.arange(low, high + 1, dtype=np.float64)
+    every = _every(stored, header)
+    low = int(every[0])
     units, masked = modality(every, header), padding(every, header)
 
     def own() -> Floats:
@@ -207,19 +247,19 @@ def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Fac
 
 def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
     """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only."""
-    bits = whole(header, "BitsStored")
-    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        try:
-            bits = int(values(header, "RedPaletteColorLookupTableDescriptor")[2])
-            stored = apply_color_lut(stored, header)
-        except Exception as error:  # pydicom raises nearly anything on damaged tables
-            cure = f"the palette cannot be applied ({type(error).__name__}); correct the header"
-            raise refuse(header, "RedPaletteColorLookupTableDescriptor", cure) from error
-    if stored.ndim != 3 or stored.shape[2] != 3 or not 1 <= bits <= 32 or stored.max() > 2**bits - 1:
-        raise refuse(header, "BitsStored", f"pixels are no three samples of {bits} bits; correct the header")
     image = np.empty(stored.shape[:2], np.float32)
-    for block in _blocks(stored):
-        image[block] = stored[block] / (2**bits - 1) @ LUMA
+    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        every = _every(stored, header)
+        luts = read_palette(header, signed=every[0] < 0)
+        table = np.stack([lut(every) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA
+        for block in _blocks(stored):
+            image[block] = table[stored[block].astype(np.int32) - int(every[0])]
+    else:
+        full = 2 ** whole(header, "BitsStored") - 1
+        if stored.ndim != 3 or stored.max() > full:
+            raise refuse(header, "BitsStored", f"pixels are no three samples up to {full}; correct the header")
+        for block in _blocks(stored):
+            image[block] = stored[block] / full @ LUMA
     return image.clip(0, 1), {"rescale": "", "window": "", "inverted": False, "padding": False, "crop": ""}
 
 
@@ -227,10 +267,14 @@ def _blocks(stored: Stored) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, len(stored), BLOCK))
 
 
-def _declared_range(header: Dataset) -> tuple[int, int]:
-    """Smallest and largest stored value that the header declares, inclusive (PS3.5 section 8.1.1)."""
+def _every(stored: Stored, header: Dataset) -> Floats:
+    """All stored values that the header declares, ascending (PS3.5 section 8.1.1)."""
     bits = whole(header, "BitsStored")
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if number(header, "PixelRepresentation") else (0, 2**bits - 1)
+    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
+    high = low + 2**bits - 1
+    if stored.min() < low or stored.max() > high:
+        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
+    return np.arange(low, high + 1, dtype=np.float64)
 
 
 def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -267,7 +311,7 @@ def _mirrors(header: Dataset, choices: Choices) -> bool:
     return wall != choices.chest_wall
 
 
-def _check_kind(header: Dataset) -> None:
+def check_kind(header: Dataset) -> None:
     """Pixels, and the fields that say what they are."""
     if value(header, "PixelData") is None:
         kind = text(header, "SOPClassUID") or text(getattr(header, "file_meta", Dataset()), "MediaStorageSOPClassUID")
@@ -275,7 +319,7 @@ def _check_kind(header: Dataset) -> None:
             raise refuse(header, "FloatPixelData", "floating-point pixels have no declared range; convert to integers")
         if not kind and value(header, "Modality") is None and not values(header, "DirectoryRecordSequence"):
             raise refuse(header, "file", "not DICOM, or nothing of it can be read; get a new copy")
-        name = uid.UID(kind).name if kind else ""
+        name = uid_name(kind)
         if "Image Storage" in name:
             raise refuse(header, "PixelData", f"no pixel data in this {name}; the file is cut, get a new copy")
         raise NotAnImage(
@@ -286,7 +330,10 @@ def _check_kind(header: Dataset) -> None:
             raise refuse(header, field, "missing; give a DICOM image, not a report, plan or directory")
     photometric = text(header, "PhotometricInterpretation")
     if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
-        raise refuse(header, "PhotometricInterpretation", f"{photometric[:16]!r} is not read; convert to grey or RGB")
+        raise refuse(header, "PhotometricInterpretation", f"{quoted(photometric)} is not read; convert to grey or RGB")
+    samples = 3 if photometric in COLOUR else 1
+    if whole(header, "SamplesPerPixel") != samples:
+        raise refuse(header, "SamplesPerPixel", f"is not {samples}, as {photometric} has; correct the header")
 
 
 def _check_bits(header: Dataset) -> None:
@@ -324,13 +371,13 @@ def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
         raise refuse(header, "PixelData", cure)
 
 
-def _check_policy(header: Dataset, choices: Choices) -> None:
+def check_policy(header: Dataset, choices: Choices) -> None:
     """What can be decoded but must not be shown as if it were understood."""
     if text(header, "SOPClassUID") in NO_PICTURES:
-        name = uid.UID(text(header, "SOPClassUID")).name
+        name = uid_name(text(header, "SOPClassUID"))
         raise NotAnImage(one_line(name_of(header), "SOPClassUID", f"labels or doses, no image: {name}"))
-    if text(header, "PhotometricInterpretation") in GREY and whole(header, "BitsAllocated") not in (8, 16):
-        raise refuse(header, "BitsAllocated", "grey images of 8 or 16 bits are read; convert it")
+    if text(header, "PhotometricInterpretation") not in COLOUR and whole(header, "BitsAllocated") not in (8, 16):
+        raise refuse(header, "BitsAllocated", "grey and palette images of 8 or 16 bits are read; convert it")
     if text(header, "PresentationIntentType") == "FOR PROCESSING" and not choices.allow_for_processing:
         cure = (
             "FOR PROCESSING is not meant to be looked at; give the FOR PRESENTATION image or set allow_for_processing"
@@ -340,9 +387,9 @@ def _check_policy(header: Dataset, choices: Choices) -> None:
 
 def _syntax(header: Dataset) -> uid.UID:
     """Transfer syntax; a file without meta header has the encoding that pydicom guessed."""
-    stated = header.file_meta.get("TransferSyntaxUID")
+    stated = text(header.file_meta, "TransferSyntaxUID")
     if stated:
-        syntax = uid.UID(stated)
+        syntax = uid.UID(stated, config.IGNORE)
         if not syntax.is_transfer_syntax:
             raise refuse(header, "TransferSyntaxUID", "not one of the standard's; convert the file")
         return syntax
@@ -360,19 +407,38 @@ def _decode(header: Dataset, frame: int | None) -> Stored:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise refuse(header, "TransferSyntaxUID", f"{syntax.name[:64]} is not supported; convert the file") from None
+        raise refuse(header, "TransferSyntaxUID", f"{syntax.name} is not supported; convert the file") from None
     if not decoder.is_available:
         raise refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
+    if syntax.is_encapsulated and syntax != uid.RLELossless:
+        _check_streams(header, frame)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's remarks quote values
+        with quiet():
             stored: Stored = pixel_array(header, index=frame)
     except Exception as error:  # native decoders and damaged fragments raise nearly anything
         tried = f" by {', '.join(decoder.available_plugins)}" if syntax.is_encapsulated else ""
         cure = f"{syntax.name} not decoded{tried} ({type(error).__name__}); get a new copy, or convert it"
-        raise refuse(header, "PixelData", cure) from error
+        raise refuse(header, "PixelData", cure) from None
     _check_shape(header, stored, frame)
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _check_streams(header: Dataset, frame: int | None) -> None:
+    """Every stream to be decoded must be as large as the header says: see ``codestream.py``."""
+    data, frames = value(header, "PixelData"), whole(header, "NumberOfFrames", 1)
+    table = value(header, "ExtendedOffsetTable"), value(header, "ExtendedOffsetTableLengths")
+    how = {"number_of_frames": frames, "extended_offsets": None if None in table else table}
+    said = tuple(whole(header, field) for field in ("Rows", "Columns", "SamplesPerPixel"))
+    try:
+        with quiet():
+            streams = generate_frames(data, **how) if frame is None else [get_frame(data, frame, **how)]
+            sizes = {size_of(stream) for stream in streams}
+    except Exception:  # damaged fragments and offset tables raise nearly anything
+        raise refuse(header, "PixelData", "its fragments are damaged; get a new copy") from None
+    for size in sizes:
+        if size is None or size[:3] != said or size.bits > whole(header, "BitsAllocated"):
+            cure = "its stream is damaged or of another size than Rows x Columns x SamplesPerPixel; get a new copy"
+            raise refuse(header, "PixelData", cure)
 
 
 def _check_shape(header: Dataset, stored: Stored, frame: int | None) -> None:

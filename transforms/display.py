@@ -18,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]  # not in its __all__
 
-from .header import name_of, number, one_line, refuse, text, value, values
+from .header import name_of, number, one_line, quoted, refuse, text, value, values
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -69,8 +70,14 @@ class Choices:
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
-        if self.hu_window is not None and not (len(self.hu_window) == 2 and self.hu_window[1] > 0):
-            raise ValueError(f"hu_window: {self.hu_window!r} is not (centre, width > 0) in HU")
+        for name in ("lut_item", "window_item", "region"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is no item; they count from 0")
+        if self.lut_item is not None and self.window_item is not None:
+            raise ValueError("lut_item: a LUT and a window are named; name one")
+        hu = self.hu_window
+        if hu is not None and not (len(hu) == 2 and np.isfinite(hu).all() and hu[1] > 0):
+            raise ValueError(f"hu_window: {hu!r} is not (centre, width > 0) in HU")
         _check_intensity(self.intensity)
 
 
@@ -84,7 +91,8 @@ _KNOWN: Mapping[str, tuple[Any, ...]] = {
 def _check_intensity(intensity: Mapping[str, tuple[float, float]] | None) -> None:
     if intensity is None:
         return
-    limits = {"range": (-np.inf, np.inf), "percentiles": (0, 100)}
+    largest = np.finfo(np.float64).max
+    limits = {"range": (-largest, largest), "percentiles": (0, 100)}
     pairs = [(limits[name], tuple(pair)) for name, pair in intensity.items() if name in limits and len(pair) == 2]
     sound = [bounds[0] <= low < high <= bounds[1] for bounds, (low, high) in pairs]
     if len(intensity) != 1 or sound != [True]:
@@ -164,31 +172,68 @@ def read_lut(header: Dataset, field: str, item: int, *, signed: bool) -> Lut:
     items = values(header, field)
     if item >= len(items):
         raise refuse(header, field, f"has {len(items)} items, not item {item}; name another one")
-    descriptor = values(items[item], "LUTDescriptor")
+    return _lut(header, items[item], "LUT", signed=signed)
+
+
+def read_palette(header: Dataset, *, signed: bool) -> list[Lut]:
+    """The tables of red, green and blue of a PALETTE COLOR image.
+
+    Args:
+        header: of the image.
+        signed: whether stored values may be negative.
+
+    Raises:
+        DicomError: there are none, or a descriptor and its data disagree.
+
+    Source: PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6; C.7.9.2 (segmented tables).
+    """
+    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    if value(header, f"Segmented{names[0]}Data") is None:
+        return [_lut(header, header, name, signed=signed) for name in names]
+    count, first, bits = _descriptor(header, header, names[0], signed=signed)
     try:
-        count, first, bits = (int(one) for one in descriptor)
-    except (TypeError, ValueError):
-        raise refuse(header, "LUTDescriptor", "is not three whole numbers; correct the header") from None
-    count = count % 65536 or 65536  # 0 means 65,536; some writers say it as a signed number
-    first = (first + 32768) % 65536 - 32768 if signed else first % 65536
-    if not 1 <= bits <= 16:
-        raise refuse(header, "LUTDescriptor", f"states entries of {bits} bits; only 1 to 16 exist, correct the header")
-    return Lut(_lut_data(header, items[item], count, bits), first, bits)
+        if bits == 8 and count > 256:
+            raise ValueError("pydicom would take the wrong entries beyond 256")
+        inputs = np.arange(count) + values(header, f"{names[0]}Descriptor")[1]
+        entries = apply_color_lut(inputs, header).astype(np.float64)
+    except Exception as error:  # pydicom raises nearly anything on damaged tables
+        cure = f"segments that are not read ({type(error).__name__}); write the table without segments"
+        raise refuse(header, f"Segmented{names[0]}Data", cure) from error
+    return [Lut(entries[:, colour], first, bits) for colour in range(3)]
 
 
-def _lut_data(header: Dataset, item: Dataset, count: int, bits: int) -> Floats:
-    """Entries as US, or as OW bytes of 8 or 16 bits an entry in the file's byte order."""
-    data = values(item, "LUTData")
+def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
+    count, first, bits = _descriptor(header, holder, name, signed=signed)
+    data = values(holder, f"{name}Data")
     if len(data) == 1 and isinstance(data[0], bytes):
-        size = {count: 1, count + count % 2: 1, 2 * count: 2}.get(len(data[0]), 0)
-        order = "<" if getattr(header, "original_encoding", (None, True))[1] is not False else ">"
-        data = np.frombuffer(data[0], f"{order}u{size}")[:count].tolist() if size else []
+        data = _words(header, data[0], count, bits)
     if len(data) != count:
-        raise refuse(header, "LUTData", f"has {len(data)} entries, the descriptor says {count}; correct the header")
+        raise refuse(header, f"{name}Data", f"has {len(data)} entries, the descriptor says {count}; correct the header")
     entries = np.array(data, np.float64) % 65536  # US read as SS would be negative
     if entries.max() > 2**bits - 1:
-        raise refuse(header, "LUTData", f"exceeds its {bits} bits; correct the header")
-    return entries
+        raise refuse(header, f"{name}Data", f"exceeds its {bits} bits; correct the header")
+    return Lut(entries, first, bits)
+
+
+def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> tuple[int, int, int]:
+    """Count of entries, first mapped value, bits of an entry."""
+    field = f"{name}Descriptor"
+    try:
+        count, first, bits = (int(one) for one in values(holder, field))
+    except (TypeError, ValueError):
+        raise refuse(header, field, "is not three whole numbers; correct the header") from None
+    if not 1 <= bits <= 16:
+        raise refuse(header, field, f"states entries of {bits} bits; only 1 to 16 exist, correct the header")
+    count = count % 65536 or 65536  # 0 means 65,536; some writers say it as a signed number
+    return count, (first + 32768) % 65536 - 32768 if signed else first % 65536, bits
+
+
+def _words(header: Dataset, data: bytes, count: int, bits: int) -> list[int]:
+    """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte."""
+    little = getattr(header, "original_encoding", (None, True))[1] is not False
+    words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
+    pairs = bits <= 8 and len(words) == (count + 1) // 2
+    return list(words.astype("<u2").view(np.uint8)[:count] if pairs else words)
 
 
 # The steps, in order
@@ -272,14 +317,19 @@ def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[
     return _declared(units, header)
 
 
-def _hounsfield(x: Floats, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+def check_hounsfield(header: Dataset, choices: Choices) -> None:
+    """Refuse CT whose values are not known to be in HU (PS3.3 C.11.1.1.2), unless the bundle allows it."""
     kinds = {str(one) for field in ("ImageType", "FrameType") for one in values(header, field)}
     unit = text(header, "RescaleType")
     if not choices.allow_rescale_type and (unit not in ("", "HU") or "LOCALIZER" in kinds):
-        what = "localizer" if "LOCALIZER" in kinds else f"values in {unit[:16]!r}"
+        what = "localizer" if "LOCALIZER" in kinds else f"values in {quoted(unit)}"
         raise refuse(
             header, "RescaleType", f"{what}, not known to be HU; give a slice in HU, or set allow_rescale_type"
         )
+
+
+def _hounsfield(x: Floats, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+    check_hounsfield(header, choices)
     if choices.hu_window is None:
         raise refuse(header, "Modality", "CT needs a bundle with a window in HU (hu_window); give a film")
     centre, width = choices.hu_window
@@ -307,7 +357,7 @@ def _by_window(x: Floats, header: Dataset, item: int) -> tuple[Floats, str]:
     centre, width = number(header, "WindowCenter", item=item), number(header, "WindowWidth", item=item)
     name = text(header, "VOILUTFunction") or "LINEAR"
     if name not in WINDOWS:
-        raise refuse(header, "VOILUTFunction", f"{name[:16]!r} is not one of {', '.join(WINDOWS)}; correct the header")
+        raise refuse(header, "VOILUTFunction", f"{quoted(name)} is not one of {', '.join(WINDOWS)}; correct the header")
     if width <= 0 or (name == "LINEAR" and width < 1):
         raise refuse(header, "WindowWidth", f"{width:g} is too small for {name} (C.11.2.1.2); correct the header")
     with np.errstate(over="ignore"):  # a tiny width gives infinities, which the clip takes
@@ -320,7 +370,8 @@ def _by_intensity(
     ((name, (low, high)),) = intensity.items()
     what = f"{name} {low:g}..{high:g} of the bundle"
     if name == "percentiles":
-        low, high = np.percentile(own(), [low, high])
+        values_met = own()
+        low, high = np.percentile(values_met, [low, high]) if values_met.size else (0, 0)
         if not low < high:
             raise refuse(header, "PixelData", "the percentiles of its values are one; leave the image out")
     return np.clip((x - low) / (high - low), 0, 1), what
@@ -341,7 +392,7 @@ def inverted(header: Dataset, choices: Choices) -> bool:
     photometric = text(header, "PhotometricInterpretation")
     shape = text(header, "PresentationLUTShape")
     if shape not in ("", "IDENTITY", "INVERSE"):
-        raise refuse(header, "PresentationLUTShape", f"{shape[:16]!r} is not IDENTITY or INVERSE; correct the header")
+        raise refuse(header, "PresentationLUTShape", f"{quoted(shape)} is not IDENTITY or INVERSE; correct the header")
     by_photometric = photometric == "MONOCHROME1"
     by_shape = shape == "INVERSE" if shape else by_photometric
     if by_shape != by_photometric and choices.polarity == "agree":

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, config
+from pydicom import Dataset, config, uid
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
@@ -46,15 +52,58 @@ def refuse(header: Dataset, field: str, cure: str) -> DicomError:
     return DicomError(one_line(name_of(header), field, cure))
 
 
+def quoted(word: str) -> str:
+    """A value as it may stand in a message: a Code String in quotes; anything else, if misplaced, could be a name.
+
+    Example:
+        >>> quoted("YBR_PARTIAL_420"), quoted("Anna^Smith")
+        ("'YBR_PARTIAL_420'", 'its value')
+    """
+    return repr(word) if re.fullmatch("[A-Z0-9_ ]{1,16}", word) else "its value"
+
+
+def uid_name(word: str) -> str:
+    """Name of a UID of the standard (PS3.6 annex A), empty for any other text.
+
+    Example:
+        >>> uid_name("1.2.840.10008.5.1.4.1.1.2"), uid_name("1.2.3"), uid_name("Anna^Smith")
+        ('CT Image Storage', '', '')
+    """
+    name = uid.UID(word, config.IGNORE).name
+    return name if name != word else ""
+
+
+_QUIET = threading.RLock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom: what it warns of and logs quotes values and paths.
+
+    One thread at a time, because filters of warnings and pydicom's settings belong to the process.
+    """
+    logger = logging.getLogger("pydicom")
+    with _QUIET, warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        before, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = before
+
+
 def values(header: Dataset, field: str) -> list[Any]:
     """All values of a field, none where it is absent or empty; pydicom converts here, so here it may fail."""
     try:
-        with config.disable_value_validation():  # its warnings quote values
+        with quiet():
             value = header.get(field)
+            if isinstance(value, Sequence):
+                for item in value:
+                    item.filename = name_of(header)  # so that an error about it names the file
             if isinstance(value, (MultiValue, Sequence, list)):
                 return [one for one in value if one is not None and one != ""]
-    except Exception as error:
-        raise refuse(header, field, "cannot be read; correct the header") from error
+    except Exception:  # its text quotes the value: not chained
+        raise refuse(header, field, "cannot be read; correct the header") from None
     return [] if value is None or value == "" else [value]
 
 
@@ -141,6 +190,7 @@ def of_frame(header: Dataset, frame: int) -> Dataset:
             for fields in values(group, macro)[:1]:
                 flat.update(fields)
     flat.filename = name_of(header)  # type: ignore[attr-defined]
+    flat.set_original_encoding(*header.original_encoding)  # the byte order of LUTs
     return flat
 
 

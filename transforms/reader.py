@@ -108,10 +108,12 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         image: npt.NDArray[Any]
         if form == "DICOM":
             image, facts = self._dicom(path, frame)
+        elif frame not in (None, 0, "all"):
+            raise _refuse(path, "frames", f"one, so there is no frame {frame}; they count from 0")
         else:
             image = _nifti(path) if form == "NIfTI" else _raster(path)
             facts = dict(NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}
-        _check_pixels(image, path)
+        check_pixels(image, path)
         return image.astype(np.float32, copy=False), facts | {"format": form}
 
     def _dicom(self, path: Path, frame: int | Literal["all"] | None) -> tuple[npt.NDArray[np.float32], Facts]:
@@ -145,14 +147,15 @@ def _format(path: Path) -> str:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head.startswith(b"\x1f\x8b") or _nifti_class(head):
+    if head.startswith(b"\x1f\x8b") or nifti_class(head):
         return "NIfTI"
     if dicom.looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
         return "DICOM"
     raise _refuse(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")
 
 
-def _check_pixels(image: npt.NDArray[Any], path: Path) -> None:
+def check_pixels(image: npt.NDArray[Any], path: Path) -> None:
+    """Refuse an image that is not finite, leaves [0, 1], or is empty."""
     if not np.isfinite(image).all():
         raise _refuse(path, "pixels", "hold NaN or infinity; replace them before reading")
     if image.min() < 0 or image.max() > 1:
@@ -161,7 +164,7 @@ def _check_pixels(image: npt.NDArray[Any], path: Path) -> None:
         raise _refuse(path, "pixels", "all have one value; the image is empty, leave it out")
 
 
-def _unit(values: npt.NDArray[Any], path: Path) -> Floats:
+def unit(values: npt.NDArray[Any], path: Path) -> Floats:
     """Unsigned integers by their type's maximum, so that a grey level means the same in every film; floats as is."""
     if np.issubdtype(values.dtype, np.unsignedinteger):
         return values / np.float64(np.iinfo(values.dtype).max)
@@ -177,8 +180,8 @@ def _raster(path: Path) -> Floats:
         _check_raster(image, data, path)
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit grey: "I;16", in older Pillow "I"
-        return _unit(np.asarray(upright).astype(np.uint16), path)
-    values = _unit(np.asarray(upright.convert(GREY_OR_RGB[upright.mode])), path)
+        return unit(np.asarray(upright).astype(np.uint16), path)
+    values = unit(np.asarray(upright.convert(GREY_OR_RGB[upright.mode])), path)
     return values @ LUMA if values.ndim == 3 else values
 
 
@@ -196,7 +199,8 @@ def _check_raster(image: Image.Image, data: bytes, path: Path) -> None:
         raise _refuse(path, "alpha", "not opaque, so the grey level depends on the page; flatten the image")
 
 
-def _nifti_class(head: bytes) -> Any:
+def nifti_class(head: bytes) -> Any:
+    """Class of nibabel for the NIfTI file that begins so; None where it is none."""
     kinds = (nib.Nifti1Image, nib.Nifti2Image)
     return next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
 
@@ -207,7 +211,7 @@ def _nifti(path: Path) -> Floats:
     if data.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             data = file.read(MAX_BYTES)
-    kind = _nifti_class(data[:1024])
+    kind = nifti_class(data[:1024])
     if kind is None:
         raise _refuse(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI")
     image = kind.from_bytes(data)
@@ -219,7 +223,7 @@ def _nifti(path: Path) -> Floats:
     values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)
     if values.shape[2] != 1:
         raise _refuse(path, "affine", "the film does not lie in the left-posterior plane; save it as PNG")
-    return _unit(values[:, :, 0].T, path)
+    return unit(values[:, :, 0].T, path)
 
 
 def _to_lps(values: npt.NDArray[Any], image: Any) -> npt.NDArray[Any]:
