@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -9,13 +10,17 @@ import select
 import struct
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pydicom.data
 import pytest
+from fuzz_worker import causes
+from rtda.transforms import dicom
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
 WHEEL = sorted((Path(pydicom.data.__file__).parent / "test_files").glob("*.dcm"))
@@ -23,6 +28,11 @@ PATIENT = "Geheim^Anna"
 FOLDER = "ward-of-anna"  # of the mutated files
 SECONDS = 30  # for a file; the slowest sound one takes half a second
 START_SECONDS = 300  # for the imports of a worker
+
+
+def sound(name: str) -> Path:
+    return next(path for path in WHEEL if path.name == name)
+
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -255,7 +265,11 @@ def fault(answer: dict[str, str], path: Path) -> str:
         return f"out of memory: {said}"
     if re.search("Geheim|Anna", said) or FOLDER in said or str(path.parent.parent) in said:
         return f"says too much: {said}"
-    if answer["outcome"] == "refused" and f"Error: {path.name}: " not in said and f"NotAnImage: {path.name}: " not in said:
+    if (
+        answer["outcome"] == "refused"
+        and f"Error: {path.name}: " not in said
+        and f"NotAnImage: {path.name}: " not in said
+    ):
         return f"does not name the file: {said}"
     return ""
 
@@ -276,3 +290,191 @@ def faults(files: list[Path], seeds: range, folder: Path, worker: Worker) -> lis
         else:
             path.unlink()
     return found
+
+
+def test_damaged_files_of_the_wheel_are_read_or_refused(worker, tmp_path):
+    assert faults(WHEEL, range(200), tmp_path, worker) == []
+
+
+@pytest.mark.data
+def test_damaged_real_files_are_read_or_refused(worker, tmp_path, real_data):
+    assert faults(pack(real_data), range(1000, 1200), tmp_path, worker) == []
+
+
+@pytest.mark.slow
+def test_2000_damaged_files_of_the_wheel_are_read_or_refused(worker, tmp_path):
+    assert faults(WHEEL, range(10_000, 12_000), tmp_path, worker) == []
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_2000_damaged_real_files_are_read_or_refused(worker, tmp_path, real_data):
+    assert faults(pack(real_data), range(20_000, 22_000), tmp_path, worker) == []
+
+
+def pack(real_data: Path) -> list[Path]:
+    return sorted(path for path in (real_data / "dicom_reader/files").rglob("*") if path.is_file())
+
+
+# What fuzzing found, one by one
+
+
+def test_a_stream_of_another_size_than_the_header_never_reaches_its_decoder(worker, tmp_path):
+    header = pydicom.dcmread(sound("SC_rgb_jpeg_gdcm.dcm"))
+    header.Rows = 4096  # GDCM threw across its own Python binding
+    header.save_as(tmp_path / "film.dcm")
+    answer = worker.ask(tmp_path / "film.dcm")
+    assert "film.dcm: PixelData: its stream is damaged or of another size" in answer["said"], answer
+
+
+def test_a_stream_in_a_larger_container_than_its_decoder_fills(worker, tmp_path):
+    header = pydicom.dcmread(sound("SC_rgb_jpeg_gdcm.dcm"))
+    header.BitsAllocated = 32  # here too
+    header.save_as(tmp_path / "film.dcm")
+    answer = worker.ask(tmp_path / "film.dcm")
+    assert "film.dcm: PixelData: its stream is damaged or of another size" in answer["said"], answer
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("PhotometricInterpretation", PATIENT, "film.dcm: PhotometricInterpretation: its value is not read"),
+        ("PhotometricInterpretation", "YBR_PARTIAL_420", "'YBR_PARTIAL_420' is not read"),
+        ("PresentationLUTShape", PATIENT, "film.dcm: PresentationLUTShape: its value is not IDENTITY or INVERSE"),
+        ("VOILUTFunction", PATIENT, "film.dcm: VOILUTFunction: its value is not one of LINEAR"),
+        ("RescaleType", PATIENT, "film.dcm: RescaleType: values in its value"),
+    ],
+)
+def test_a_message_quotes_codes_and_nothing_else(tmp_path, field, value, message):
+    header = pydicom.dcmread(sound("MR_small.dcm"))
+    if field == "RescaleType":
+        header.Modality = "CT"
+    setattr(header, field, value)
+    header.save_as(tmp_path / "film.dcm")
+    with pytest.raises(dicom.DicomError) as refused:
+        dicom.to_tensor(*dicom.read_stored(tmp_path / "film.dcm"))
+    assert message in str(refused.value)
+    assert PATIENT not in str(refused.value)
+
+
+def test_an_unknown_sop_class_is_not_quoted(tmp_path):
+    header = pydicom.dcmread(sound("rtplan.dcm"))
+    header.get_item("SOPClassUID")
+    header["SOPClassUID"] = pydicom.DataElement("SOPClassUID", "LO", PATIENT)
+    header.save_as(tmp_path / "plan.dcm")
+    with pytest.raises(dicom.NotAnImage, match="^plan.dcm: PixelData: no pixel data, no image: of no known kind$"):
+        dicom.read_stored(tmp_path / "plan.dcm")
+
+
+def test_an_unreadable_value_is_not_in_the_chain_of_the_error(tmp_path):
+    data = sound("MR_small.dcm").read_bytes()
+    at = data.index(b"\x28\x00\x50\x10DS") + 8  # WindowCenter, four bytes
+    (tmp_path / "film.dcm").write_bytes(replaced(data, at, b"Anna"))
+    with pytest.raises(dicom.DicomError, match="^film.dcm: WindowCenter: ") as refused:
+        dicom.to_tensor(*dicom.read_stored(tmp_path / "film.dcm"))
+    assert "Anna" not in causes(refused.value)
+
+
+def test_pydicom_says_nothing_of_its_own(tmp_path, caplog, recwarn):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "film.dcm").write_bytes(unended())
+    with pytest.raises(dicom.DicomError, match="^film.dcm: "):
+        dicom.read_stored(folder / "film.dcm")
+    assert not dicom.looks_like_dicom(folder / "film.dcm")
+    assert (caplog.text, [str(warning.message) for warning in recwarn]) == ("", [])
+
+
+def test_it_would_have_said_the_path(tmp_path, caplog):
+    (tmp_path / "film.dcm").write_bytes(unended())
+    with pytest.warns(UserWarning, match="End of file reached"):
+        pydicom.dcmread(tmp_path / "film.dcm", force=True)
+    assert "film.dcm" in caplog.text
+
+
+def unended() -> bytes:
+    """A sequence without its delimiter, of which pydicom warns, naming the path."""
+    return struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+
+
+def test_the_settings_of_the_process_are_as_before(tmp_path):
+    logger, mode = logging.getLogger("pydicom"), pydicom.config.settings.reading_validation_mode
+    filters = list(warnings.filters)
+    with pytest.raises(dicom.DicomError):
+        dicom.read_stored(__file__)
+    assert not logger.disabled
+    assert pydicom.config.settings.reading_validation_mode == mode
+    assert warnings.filters == filters
+
+
+def test_threads_leave_the_settings_of_the_process_as_before():
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(dicom.read_stored, [sound("MR_small.dcm")] * 64))
+    assert len(read) == 64
+    assert warnings.filters == filters
+    assert not logging.getLogger("pydicom").disabled
+
+
+# The harness itself
+
+
+def test_the_worker_has_two_gigabytes(worker):
+    answer = worker.ask(Path("/dev/zero"))
+    assert answer["outcome"] == "error"
+    assert "MemoryError" in answer["said"]
+
+
+def test_a_hang_is_told_and_the_next_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "silent.dcm")
+    worker = Worker(seconds=1)
+    try:
+        assert worker.ask(tmp_path / "silent.dcm")["outcome"] == "hang"
+        worker.seconds = SECONDS
+        assert worker.ask(sound("MR_small.dcm"))["outcome"] == "image"
+    finally:
+        worker.close()
+
+
+def test_a_crash_is_told(worker):
+    assert worker.ask(sound("MR_small.dcm"))["outcome"] == "image"
+    worker.process.kill()
+    worker.process.wait()
+    assert worker.ask(sound("MR_small.dcm")) == {"outcome": "crash", "said": "exit status -9", "warned": ""}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "warned", "wrong"),
+    [
+        ("image", "", "", ""),
+        ("refused", "x.DicomError: 1.dcm: Rows: missing; correct it", "", ""),
+        ("refused", "x.NotAnImage: 1.dcm: PixelData: no image: RT Plan", "1.dcm: BurnedInAnnotation: YES", ""),
+        ("error", "KeyError: 5", "", "error: "),
+        ("hang", "", "", "hang: "),
+        ("crash", "exit status -6", "", "crash: "),
+        ("outside [0, 1]", "", "", "outside"),
+        ("refused", "x.DicomError: 1.dcm: file: damaged (MemoryError)", "", "out of memory"),
+        ("refused", "x.DicomError: 1.dcm: Rows: Geheim", "", "says too much"),
+        ("refused", "x.DicomError: 1.dcm: file: no\nfrom ValueError: Geheim^Anna", "", "says too much"),
+        ("image", "", "value of Anna", "says too much"),
+        ("refused", f"x.DicomError: 1.dcm: file: {FOLDER}/1.dcm", "", "says too much"),
+        ("refused", "x.DicomError: dataset: Rows: missing", "", "does not name the file"),
+    ],
+)
+def test_what_counts_as_a_fault(outcome, said, warned, wrong, tmp_path):
+    answer = {"outcome": outcome, "said": said, "warned": warned}
+    told = fault(answer, tmp_path / FOLDER / "1.dcm")
+    assert told.startswith(wrong) if wrong else told == ""
+
+
+def test_mutations_depend_on_the_seed_alone_and_change_the_file():
+    path = sound("MR_small.dcm")
+    twice = [[mutated(path, random.Random(seed))[0] for seed in range(20)] for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert sum(data != named(path.read_bytes()) for data in twice[0]) >= 18
+
+
+@pytest.mark.parametrize("mutation", sorted(set(MUTATIONS), key=lambda one: one.__name__), ids=lambda one: one.__name__)
+def test_every_mutation_applies_to_a_sound_file(mutation):
+    data = sound("MR_small.dcm").read_bytes()
+    assert any(mutation(data, random.Random(seed)) != data for seed in range(10))

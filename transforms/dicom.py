@@ -56,6 +56,9 @@ NO_PICTURES = (
     uid.SurfaceSegmentationStorage,
 )
 """SOP classes whose pixels are labels or doses."""
+DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+"""pydicom's plugins, the preferred first: all give the same pixels, but GDCM ends the process on some damaged streams,
+so it decodes what no other does, JPEG Lossless."""
 BLOCK = 256  # rows at a time, so that nothing of the image's size is made beside the result
 
 
@@ -115,6 +118,7 @@ def read_header(path: str | Path) -> Dataset:
         cure = f"not DICOM, or its header is damaged ({type(error).__name__}); get a new copy"
         raise DicomError(one_line(path, "file", cure)) from None
     header.filename = str(path)
+    header.file_meta.filename = str(path)  # so that an error about it names the file
     return header
 
 
@@ -402,7 +406,7 @@ def _syntax(header: Dataset) -> uid.UID:
 def _decode(header: Dataset, frame: int | None) -> Stored:
     """Pixels by pydicom and its plugins, in native byte order."""
     syntax = header.file_meta.TransferSyntaxUID = _syntax(header)
-    # python-gdcm (BSD) has every still codec but HTJ2K; pylibjpeg-libjpeg is GPL and never named.
+    # python-gdcm (BSD) has every still codec but HTJ2K; pylibjpeg-libjpeg is GPL and never named
     package = "pylibjpeg pylibjpeg-openjpeg" if "High-Throughput" in syntax.name else "python-gdcm"
     try:
         decoder = get_decoder(syntax)
@@ -412,11 +416,12 @@ def _decode(header: Dataset, frame: int | None) -> Stored:
         raise refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
     if syntax.is_encapsulated and syntax != uid.RLELossless:
         _check_streams(header, frame)
+    plugin = next((name for name in DECODERS if name in decoder.available_plugins), "")
     try:
         with quiet():
-            stored: Stored = pixel_array(header, index=frame)
+            stored: Stored = pixel_array(header, index=frame, decoding_plugin=plugin)
     except Exception as error:  # native decoders and damaged fragments raise nearly anything
-        tried = f" by {', '.join(decoder.available_plugins)}" if syntax.is_encapsulated else ""
+        tried = f" by {plugin}" if plugin else ""
         cure = f"{syntax.name} not decoded{tried} ({type(error).__name__}); get a new copy, or convert it"
         raise refuse(header, "PixelData", cure) from None
     _check_shape(header, stored, frame)
@@ -436,7 +441,7 @@ def _check_streams(header: Dataset, frame: int | None) -> None:
     except Exception:  # damaged fragments and offset tables raise nearly anything
         raise refuse(header, "PixelData", "its fragments are damaged; get a new copy") from None
     for size in sizes:
-        if size is None or size[:3] != said or size.bits > whole(header, "BitsAllocated"):
+        if size is None or size[:3] != said or not size.bits <= whole(header, "BitsAllocated") <= size.largest:
             cure = "its stream is damaged or of another size than Rows x Columns x SamplesPerPixel; get a new copy"
             raise refuse(header, "PixelData", cure)
 
