@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import torch
 from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -74,18 +75,38 @@ def film_header() -> Callable[..., pydicom.Dataset]:
 
 @pytest.fixture(scope="session")
 def write_film() -> Callable[..., Path]:
-    """Write pixels as a DICOM film (Explicit VR Little Endian, with preamble), given fields in its header."""
+    """Write pixels (frames, rows, columns, samples; first and last optional) as a DICOM film, given fields in it."""
 
-    def write(path: Path, pixels: np.ndarray, **fields: Any) -> Path:
-        header = _film_header(**{"Rows": pixels.shape[0], "Columns": pixels.shape[1]} | fields)
+    def write(path: Path, pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **fields: Any) -> Path:
+        colour = fields.get("SamplesPerPixel", 1) == 3
+        *frames, rows, columns = pixels.shape[:-1] if colour else pixels.shape
+        shape = {"Rows": rows, "Columns": columns, "NumberOfFrames": frames[0] if frames else None}
+        header = _film_header(**shape | {"PlanarConfiguration": 0 if colour else None} | fields)
+        if syntax == ExplicitVRBigEndian:
+            pixels = pixels.astype(pixels.dtype.newbyteorder(">"))
         header.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
         header["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
         header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        header.file_meta.TransferSyntaxUID = syntax
         header.save_as(path, enforce_file_format=True)
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def make_lut() -> Callable[..., pydicom.Dataset]:
+    """Make an item of a LUT sequence: entries as numbers (US) or bytes (OW, then ``count`` says how many they are)."""
+
+    def make(entries: Any, first: int = 0, bits: int = 8, count: int | None = None) -> pydicom.Dataset:
+        item = pydicom.Dataset()
+        count = len(entries) if count is None else count
+        item.add_new("LUTDescriptor", "US", [count % 65536, first % 65536, bits])
+        raw = isinstance(entries, bytes)
+        item.add_new("LUTData", "OW" if raw else "US", entries if raw else list(entries))
+        return item
+
+    return make
 
 
 def _film_header(**fields: Any) -> pydicom.Dataset:

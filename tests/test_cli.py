@@ -543,6 +543,7 @@ def test_a_folder_without_permission_is_told_with_the_file_that_could_not_be_wri
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_file_without_permission_is_told_with_its_name(open_cohort):
     shutil.copy(INSTALLED / "recipes/standard.yaml", "mine.yaml")

@@ -19,7 +19,7 @@ from rtda.pipeline.cli import main
 from rtda.pipeline.commands import build as command
 from rtda.pipeline.data import build, lists, phantom
 from rtda.pipeline.data.lists import ListError
-from rtda.transforms import dicom
+from rtda.transforms import facts
 
 SHARES = {"test": 0.2, "validation": 0.1}
 
@@ -497,7 +497,7 @@ def test_faulty_dicom_tables_are_refused(dicom_films, write_film):
 
 @given(number=st.integers(0, 999), unit=st.sampled_from("DWMY"))
 def test_age_groups_are_those_of_the_dicom_reader(number, unit):
-    assert build.age_group(f"{number:03d}{unit}") == dicom.age_group(f"{number:03d}{unit}")
+    assert build.age_group(f"{number:03d}{unit}") == facts.age_group(f"{number:03d}{unit}")
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

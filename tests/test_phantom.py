@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from rtda.pipeline.data import lists
 from rtda.pipeline.data.phantom import BRIGHTEST, MAXIMUM, Phantom, build, render
-from rtda.transforms.dicom import read_stored, to_intensity
+from rtda.transforms.dicom import read_stored, to_tensor
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 
@@ -98,7 +98,7 @@ def test_films_read_back_as_they_were_rendered_whatever_their_polarity_and_windo
     assert len(kinds) == 4
     images = render(SMALL).images
     for number, film in enumerate(sorted((path.parent / "films").iterdir())):
-        image, _ = to_intensity(*read_stored(film))
+        image = to_tensor(*read_stored(film)).as_tensor()[0].numpy()
         assert image == pytest.approx(images[number], abs=0.5 / MAXIMUM + 1e-6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,20 +16,23 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, LoadImaged
 from PIL import Image, PngImagePlugin
 from rtda.transforms import reader
-from rtda.transforms.dicom import NO_FACTS, Choices, DicomError
-from rtda.transforms.reader import FilmReader, ImageError
+from rtda.transforms.dicom import read_stored, to_tensor
+from rtda.transforms.display import Choices
+from rtda.transforms.facts import NO_FACTS
+from rtda.transforms.header import DicomError, NotAnImage
+from rtda.transforms.reader import FilmReader, ImageError, named_frame
 
 FILM = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)  # not square, no symmetry
 # LoadImage makes all of MONAI's readers, and one of them warns where its decoder is not installed.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 
 
-def load(path):
-    return Compose([LoadImage(reader=FilmReader(), image_only=True), EnsureChannelFirst()])(path)
+def load(path, **how):
+    return Compose([LoadImage(reader=FilmReader(**how), image_only=True), EnsureChannelFirst()])(path)
 
 
-def read(path):
-    film_reader = FilmReader()
+def read(path, **how):
+    film_reader = FilmReader(**how)
     return film_reader.get_data(film_reader.read(path))[0]
 
 
@@ -91,6 +95,120 @@ def test_facts_of_all_formats_collate_in_one_batch(films):
     assert batch.meta["film_modality"][:2] == ["", "DX"]
     assert batch.meta["film_rows"].tolist() == [5] * len(films)
     assert {f"film_{key}" for key in NO_FACTS} <= set(batch.meta)
+
+
+# -- DICOM --
+
+
+def test_the_reader_is_to_tensor(tmp_path, write_film):
+    fields = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": int(FILM[2, 3]), "ViewPosition": "PA"}
+    path = write_film(tmp_path / "film", FILM, **fields, WindowCenter=99, WindowWidth=50, PatientID="Z4711")
+    image = load(path, hashed=lambda plain: plain[::-1])
+    expected = to_tensor(*read_stored(path), hashed=lambda plain: plain[::-1])
+    assert torch.equal(image.as_tensor(), expected.as_tensor())
+    told = {key: image.meta[f"film_{key}"] for key in NO_FACTS}
+    assert str(told) == str({key: expected.meta[key] for key in NO_FACTS})  # as text, because NaN is not NaN
+    assert (told["projection"], told["padding"], told["patient_id"]) == ("PA", True, "1174Z")
+
+
+LOOP = np.random.default_rng(7).integers(0, 256, (4, 5, 7), dtype=np.uint8)
+
+
+@pytest.fixture(params=["grey", "colour"])
+def loop(request, tmp_path, write_film):
+    """A file of four frames, and what it shows."""
+    if request.param == "grey":
+        return write_film(tmp_path / "loop.dcm", LOOP), LOOP / 255
+    colour = np.random.default_rng(8).integers(0, 256, (4, 5, 7, 3), dtype=np.uint8)
+    fields = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}
+    return write_film(tmp_path / "loop.dcm", colour, **fields), colour / 255 @ [0.299, 0.587, 0.114]
+
+
+@pytest.mark.parametrize("frame", range(4))
+def test_a_path_may_name_a_frame(loop, frame):
+    path, shown = loop
+    image = load(f"{path}#frame={frame}")
+    assert image.shape == (1, 5, 7)
+    np.testing.assert_allclose(image[0].numpy(), shown[frame], rtol=0, atol=2**-23)
+    assert image.meta["film_frame"] == frame
+    assert torch.equal(image.as_tensor(), load(path, frame=frame).as_tensor())
+    assert torch.equal(image.as_tensor()[0], load(path, frame="all").as_tensor()[0, frame])
+
+
+def test_all_frames_are_a_volume(loop):
+    path, shown = loop
+    image = load(path, frame="all")
+    assert image.shape == (1, 4, 5, 7)
+    np.testing.assert_allclose(image[0].numpy(), shown, rtol=0, atol=2**-23)
+    assert load(f"{path}#frame=1", frame="all").shape == (1, 5, 7)  # the path says it more closely
+
+
+def test_a_frame_is_an_item_of_a_list(loop):
+    path, shown = loop
+    items = [{"image": f"{path}#frame={frame}"} for frame in (3, 0)]
+    data = Dataset(items, LoadImaged(keys="image", reader=FilmReader(), ensure_channel_first=True, image_only=True))
+    batch = next(iter(DataLoader(data, batch_size=2)))["image"]
+    np.testing.assert_allclose(batch[:, 0].numpy(), shown[[3, 0]], rtol=0, atol=2**-23)
+    assert batch.meta["film_frame"].tolist() == [3, 0]
+
+
+def test_several_frames_need_a_name(loop):
+    path, _ = loop
+    with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: several .*loop\.dcm#frame=0, .*frame='all'"):
+        read(path)
+    with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: 4, so there is no frame 4; they count from 0"):
+        read(f"{path}#frame=4")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "frame"),
+    [
+        ("a/loop.dcm#frame=0", "a/loop.dcm", 0),
+        ("a/loop#frame=12", "a/loop", 12),
+        ("a/loop.dcm", "a/loop.dcm", None),
+        ("a/loop.dcm#frame=", "a/loop.dcm#frame=", None),
+        ("a/loop.dcm#frame=-1", "a/loop.dcm#frame=-1", None),
+        ("a/#frame=1", "a/#frame=1", None),
+        ("a#frame=1/loop", "a#frame=1/loop", None),
+    ],
+)
+def test_frames_are_named_by_numbers(path, name, frame):
+    assert named_frame(Path(path)) == (Path(name), frame)
+
+
+def test_a_single_image_of_any_format_has_frame_0_alone(films):
+    for path in films:
+        assert torch.equal(load(f"{path}#frame=0").as_tensor(), load(path).as_tensor())
+        with pytest.raises((DicomError, ImageError), match=rf"^{path.name}: (NumberOfFrames|frames): .* no frame 1"):
+            read(f"{path}#frame=1")
+
+
+def test_only_one_frame_is_decoded(loop, monkeypatch):
+    path, _ = loop
+    decoded, decode = [], reader.dicom.pixel_array
+
+    def record(header, index, **named):
+        decoded.append(index)
+        return decode(header, index=index, **named)
+
+    monkeypatch.setattr(reader.dicom, "pixel_array", record)
+    read(f"{path}#frame=2")
+    assert decoded == [2]
+
+
+def test_no_images_keep_their_kind(tmp_path, write_film):
+    header = pydicom.dcmread(write_film(tmp_path / "film", FILM))
+    del header.PixelData
+    header.SOPClassUID = pydicom.uid.BasicTextSRStorage
+    header.save_as(tmp_path / "report")
+    with pytest.raises(NotAnImage, match=r"^report: PixelData: no pixel data, no image: Basic Text SR Storage"):
+        read(tmp_path / "report")
+
+
+def test_a_film_of_padding_alone_is_empty(tmp_path, write_film):
+    path = write_film(tmp_path / "film", np.full((3, 3), 9, np.uint8), PixelPaddingValue=9)
+    with pytest.raises(ImageError, match=r"^film: pixels: all have one value"):
+        read(path)
 
 
 # -- NIfTI --

@@ -1,109 +1,94 @@
-"""From a DICOM file to intensities in [0, 1]: one function for training, inference and the deployed application.
+"""From a DICOM file to a tensor in [0, 1]: one function for training, inference and the deployed application.
 
-Readers disagree about polarity and most apply no window; here the grey-scale pipeline of PS3.4 N.2 is written out once.
-Up to 16 bits every step is pointwise, so the steps run on one float64 table over all stored values, cast once.
-
-First form: single-frame monochrome projections and ultrasound. What is not read yet (CT, colour, several frames,
-lookup tables in sequences, functional groups) is refused by name, never guessed.
+Readers disagree about polarity, and most apply no window; here the order of PS3.4 N.2 is written out once. The pure
+functions of each step stand in ``display.py``, the facts that may leave the file in ``facts.py``.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import io
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+import torch
+from monai.data import MetaTensor
 from pydicom import Dataset, config, uid
-from pydicom.multival import MultiValue
-from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]  # public, but not in its __all__
-from pydicom.sequence import Sequence
+from pydicom.encaps import generate_frames, get_frame
+from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]  # not in its __all__
 
-Facts = dict[str, str | int | bool]
-Floats = npt.NDArray[np.float64]
+from .codestream import size_of
+from .display import Choices, Floats, check_hounsfield, displayed, inverted, modality, padding, read_palette
+from .facts import Facts, facts_of
+from .header import (
+    DicomError,
+    NotAnImage,
+    name_of,
+    number,
+    of_frame,
+    one_line,
+    quiet,
+    quoted,
+    refuse,
+    text,
+    uid_name,
+    value,
+    values,
+    whole,
+)
 
-MAX_PIXELS = 2**26  # 8192 x 8192: twice the largest mammogram; a header that asks for more is damaged or hostile
-REQUIRED = ("PixelData", "Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel")
-BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-LATER = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence", "VOILUTSequence")
-# Modalities whose declared stored range is a display range; elsewhere it would leave the image nearly black.
-DISPLAY_RANGE = frozenset({"CR", "DX", "MG", "IO", "RF", "XA", "US", "ES", "XC", "OT", "SC"})
-# Facts copied as they stand, from the first of these fields that is present.
-COPIED = {
-    "modality": ("Modality",),
-    "manufacturer": ("Manufacturer",),
-    "projection": ("ViewPosition",),
-    "laterality": ("ImageLaterality", "Laterality"),
-    "body_part": ("BodyPartExamined",),
-    "photometric": ("PhotometricInterpretation",),
-    "sex": ("PatientSex",),
-    "burned_in": ("BurnedInAnnotation",),
-}
-# Every reader returns these keys with these types, so that films of several formats collate in one batch.
-NO_FACTS: Mapping[str, str | int | bool] = dict.fromkeys((*COPIED, "age_group", "window"), "") | {
-    "inverted": False,
-    "padding": False,
-    "rows": 0,
-    "columns": 0,
-}
+Stored = npt.NDArray[np.integer[Any]]
+Image = npt.NDArray[np.float32]
 
-
-class DicomError(ValueError):
-    """A refused DICOM file, as one line ``<basename>: <Field>: <what is wrong; what to do>``."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a bundle may choose where the standard leaves a film ambiguous.
-
-    Attributes:
-        polarity: what decides where PresentationLUTShape and PhotometricInterpretation contradict each other;
-            "agree" refuses such files.
-        allow_for_processing: read images meant for a detector's own software, which nobody looks at.
-    """
-
-    polarity: Literal["agree", "shape", "photometric"] = "agree"
-    allow_for_processing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.polarity not in ("agree", "shape", "photometric"):
-            raise ValueError(f"polarity must be 'agree', 'shape' or 'photometric', not {self.polarity!r}")
-
-
-def one_line(path: str | Path, field: str, cure: str) -> str:
-    """``<basename>: <field>: <cure>`` on one line, without the directory.
-
-    Example:
-        >>> one_line("/home/anna/a.dcm", "HighBit", "is 15, not 11")
-        'a.dcm: HighBit: is 15, not 11'
-    """
-    return " ".join(f"{Path(path).name}: {field}: {cure}".split())
+MAX_PIXELS = Choices.max_pixels  # 8192 x 8192: twice the largest mammogram; a header that asks for more is hostile
+REQUIRED = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Y of R, G and B (PS3.3 C.7.6.3.1.2)."""
+NO_PICTURES = (
+    uid.SegmentationStorage,
+    uid.RTDoseStorage,
+    uid.SurfaceSegmentationStorage,
+)
+"""SOP classes whose pixels are labels or doses."""
+DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+"""pydicom's plugins, the preferred first: all give the same pixels, but GDCM ends the process on some damaged streams,
+so it decodes what no other does, JPEG Lossless."""
+BLOCK = 256  # rows at a time, so that nothing of the image's size is made beside the result
 
 
 def looks_like_dicom(path: str | Path) -> bool:
-    """Whether the file has the preamble of PS3.10 section 7.1 or, without it, the fields of an image."""
+    """Whether the file has the preamble of PS3.10 section 7.1 or, without it, fields of DICOM at its start."""
     try:
         if pydicom.misc.is_dicom(path):
             return True
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        with quiet():
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return False
-    return {"Rows", "Columns", "BitsAllocated"} <= set(header.dir())
+    return {"SOPClassUID", "Modality", "BitsAllocated"} & set(header.dir()) != set()
 
 
-def read_stored(path: str | Path) -> tuple[npt.NDArray[np.integer], Dataset]:
-    """Decode the stored values of a single-frame monochrome image; no policy is applied.
+def read_stored(path: str | Path, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> tuple[Stored, Dataset]:
+    """Decode the stored values; no policy is applied.
+
+    Args:
+        path: the file.
+        frame: from 0, decoded alone; None is all frames.
+        max_pixels: Rows × Columns × frames beyond this are refused before decoding.
 
     Returns:
-        Stored values, (rows, columns), 8- or 16-bit integers, no unit; and the header.
+        Stored values, no unit: (rows, columns), with a last axis of 3 for colour (YBR as RGB; palettes are not
+        applied), with a first axis of frames where there are several and all are asked for. And the header.
 
     Raises:
-        DicomError: no such image, a size that the file cannot hold, or no decoder for its transfer syntax.
+        DicomError: damaged, larger than allowed or than the file, or no decoder for its transfer syntax.
+        NotAnImage: sound, but a report, plan, directory or the like.
 
     Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 section 8.1.1.
 
@@ -113,270 +98,304 @@ def read_stored(path: str | Path) -> tuple[npt.NDArray[np.integer], Dataset]:
         >>> stored.shape, stored.dtype.name, header.Modality
         ((64, 64), 'int16', 'MR')
     """
+    header = read_header(path)
+    check_kind(header)
+    _check_bits(header)
+    _check_size(header, frame, max_pixels)
+    return _decode(header, frame), header
+
+
+def read_header(path: str | Path) -> Dataset:
+    """All of a file but its pixels' meaning; raises :class:`DicomError` where it is not DICOM."""
     try:
-        header = pydicom.dcmread(path, force=True)  # force: old films lack the preamble; the fields are checked below
+        data = Path(path).read_bytes()
     except OSError as error:
         raise DicomError(one_line(path, "file", f"cannot be opened ({type(error).__name__}); check the path")) from None
-    except Exception as error:  # damaged headers raise struct.error, TypeError, MemoryError, ...
-        cure = f"the header cannot be read ({type(error).__name__}); the file is damaged or not DICOM, get a new copy"
+    try:
+        with quiet(), io.BytesIO(data) as stream:  # from memory: a file allocates whatever a header claims
+            header = pydicom.dcmread(stream, force=True)  # force: old films lack the preamble
+    except Exception as error:  # damaged headers raise struct.error, TypeError, RecursionError, …
+        cure = f"not DICOM, or its header is damaged ({type(error).__name__}); get a new copy"
         raise DicomError(one_line(path, "file", cure)) from None
-    _check_kind(header)
-    _check_bits(header)
-    _check_size(header)
-    return _decode(header), header
+    header.filename = str(path)
+    header.file_meta.filename = str(path)  # so that an error about it names the file
+    return header
 
 
-def to_intensity(
-    stored: npt.NDArray[np.integer], header: Dataset, choices: Choices | None = None
-) -> tuple[npt.NDArray[np.float32], Facts]:
-    """Take stored values through rescale, window, polarity and padding, in this order.
+def to_tensor(
+    stored: Stored,
+    header: Dataset,
+    choices: Choices | None = None,
+    frame: int | None = None,
+    hashed: Callable[[str], str] | None = None,
+) -> MetaTensor:
+    """Stored values through modality transform, VOI, polarity and padding, in this order; then crop and mirror.
 
     Args:
-        stored: (rows, columns) integers of at most 16 bits, as decoded.
-        header: of the same image.
+        stored: as :func:`read_stored` gave it.
+        header: of the same file.
         choices: what the bundle decides; by default everything ambiguous is refused.
+        frame: which frame ``stored`` is, if it was read alone; None with several frames makes a volume.
+        hashed: see :func:`rtda.transforms.facts.facts_of`.
 
     Returns:
-        (rows, columns) float32 in [0, 1], 1 the brightest on a viewing station; and the facts that may leave the
-        reader (keys of ``NO_FACTS``): no ids, names or dates.
+        (1, rows, columns), or (1, frames, rows, columns) of a volume, float32 in [0, 1], 1 the brightest on a viewing
+        station, padding 0. Its ``meta`` holds the keys of ``facts.NO_FACTS``: no names, dates or plain identifiers.
 
     Raises:
         DicomError: naming the field that is missing, contradictory or not supported.
 
-    Source: PS3.4 N.2 (pipeline), PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding),
-    C.8.11.3 (Presentation LUT Shape).
+    Warns:
+        UserWarning: BurnedInAnnotation is YES; an ultrasound image without regions; a LUT beside a rescale.
+
+    Source: PS3.4 N.2; PS3.3 C.7.6.3.1.2 (colour), C.8.5.5 (ultrasound regions).
 
     Example:
         >>> header = Dataset()
-        >>> header.Modality, header.PhotometricInterpretation = "DX", "MONOCHROME1"
-        >>> header.BitsStored, header.PixelRepresentation = 8, 0
-        >>> to_intensity(np.array([[0, 255]]), header)[0]
-        array([[1., 0.]], dtype=float32)
+        >>> header.Modality, header.PhotometricInterpretation, header.SamplesPerPixel = "DX", "MONOCHROME1", 1
+        >>> header.BitsAllocated, header.BitsStored, header.PixelRepresentation = 8, 8, 0
+        >>> to_tensor(np.array([[0, 255]], np.uint8), header).as_tensor()
+        tensor([[[1., 0.]]])
     """
     choices = choices or Choices()
-    _check_policy(header, choices)
-    low, high = _stored_range(header)
+    check_policy(header, choices)
+    frames = whole(header, "NumberOfFrames", 1)
+    if frame is None and frames > 1:
+        made = [_picture(stored[k], of_frame(header, k), choices) for k in range(frames)]
+        image, decided = np.stack([one for one, _ in made]), made[0][1]
+        differing = [key for key in decided if any(other[key] != decided[key] for _, other in made)]
+        decided |= {key: "differs by frame" for key in differing if isinstance(decided[key], str)}
+        decided["padding"] = any(other["padding"] for _, other in made)
+    else:
+        image, decided = _picture(stored, of_frame(header, frame or 0), choices)
+    facts = facts_of(of_frame(header, frame or 0), hashed) | {"frame": frame or 0}
+    if facts["burned_in"] == "YES":
+        cure = "YES, so names may stand in the pixels; look before you share pictures of it"
+        warnings.warn(one_line(name_of(header), "BurnedInAnnotation", cure), stacklevel=2)
+    return MetaTensor(torch.from_numpy(image)[None], meta=facts | decided)
+
+
+def to_units(stored: Stored, header: Dataset, choices: Choices | None = None, frame: int = 0) -> Image:
+    """Stored values of one grey frame in modality units, HU in CT, with no display step.
+
+    Args:
+        stored: (rows, columns) of that frame, as :func:`read_stored` gave it.
+        header: of the same file.
+        choices: what the bundle decides.
+        frame: which frame ``stored`` is.
+
+    Returns:
+        (rows, columns) float32, NaN where the image is padding.
+
+    Raises:
+        DicomError: colour, CT that is not known to be in HU, or a damaged header.
+
+    Source: PS3.3 C.11.1 (Modality LUT), C.7.5.1.1.2 (padding).
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> to_units(*read_stored(get_testdata_file("CT_small.dcm")))[0, :3]
+        array([-849., -844., -858.], dtype=float32)
+    """
+    choices = choices or Choices()
+    check_policy(header, choices)
+    header = of_frame(header, frame)
+    if text(header, "PhotometricInterpretation") not in GREY:
+        raise refuse(header, "PhotometricInterpretation", "colour has no modality units; give a grey image")
+    if text(header, "Modality") == "CT":
+        check_hounsfield(header, choices)
+    every = _every(stored, header)
+    table = np.where(padding(every, header), np.nan, modality(every, header).x).astype(np.float32)
+    units: Image = table[stored.astype(np.int32) - int(every[0])]
+    return units
+
+
+def _picture(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
+    """One frame as (rows, columns) in [0, 1], and what was decided on the way."""
+    grey = text(header, "PhotometricInterpretation") in GREY
+    image, decided = _grey(stored, header, choices) if grey else _luma(stored, header)
+    rows, columns = _region(header, choices, image.shape)
+    image = image[rows, columns]
+    if (rows.start, columns.start, rows.stop, columns.stop) != (0, 0, *stored.shape[:2]):
+        decided["crop"] = f"rows {rows.start}..{rows.stop - 1}, columns {columns.start}..{columns.stop - 1}"
+    if decided_mirror := _mirrors(header, choices):
+        image = image[:, ::-1]
+    shape = {"rows": image.shape[0], "columns": image.shape[1], "mirrored": decided_mirror}
+    return np.ascontiguousarray(image), decided | shape
+
+
+def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
+    """Everything is pointwise, so it is computed on one float64 table over all stored values and cast once."""
+    every = _every(stored, header)
+    low = int(every[0])
+    units, masked = modality(every, header), padding(every, header)
+
+    def own() -> Floats:
+        index = stored.astype(np.int32) - low
+        return units.x[index[~masked[index]]]
+
+    table, window = displayed(units, header, choices, own)
+    turned = inverted(header, choices)
+    table = 1 - table if turned else table
+    table[masked] = 0
+    met = np.zeros(len(every), bool)
+    image = np.empty(stored.shape, np.float32)
+    single = table.astype(np.float32)
+    for block in _blocks(stored):
+        index = stored[block].astype(np.int32) - low
+        image[block] = single[index]
+        met[index[masked[index]]] = True
+    decided: Facts = {"rescale": units.name, "window": window, "inverted": turned, "padding": bool(met.any())}
+    return image, decided
+
+
+def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
+    """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only."""
+    image = np.empty(stored.shape[:2], np.float32)
+    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        every = _every(stored, header)
+        luts = read_palette(header, signed=every[0] < 0)
+        table = np.stack([lut(every) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA
+        for block in _blocks(stored):
+            image[block] = table[stored[block].astype(np.int32) - int(every[0])]
+    else:
+        full = 2 ** whole(header, "BitsStored") - 1
+        if stored.ndim != 3 or stored.max() > full:
+            raise refuse(header, "BitsStored", f"pixels are no three samples up to {full}; correct the header")
+        for block in _blocks(stored):
+            image[block] = stored[block] / full @ LUMA
+    return image.clip(0, 1), {"rescale": "", "window": "", "inverted": False, "padding": False, "crop": ""}
+
+
+def _blocks(stored: Stored) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, len(stored), BLOCK))
+
+
+def _every(stored: Stored, header: Dataset) -> Floats:
+    """All stored values that the header declares, ascending (PS3.5 section 8.1.1)."""
+    bits = whole(header, "BitsStored")
+    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
+    high = low + 2**bits - 1
     if stored.min() < low or stored.max() > high:
-        raise _refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
-    values = np.arange(low, high + 1, dtype=np.float64)
-    table, window = _displayed(_rescaled(values, header), header)
-    inverted = _inverted(header, choices)
-    if inverted:
-        table = 1 - table
-    padding = _padding(values, header)
-    table[padding] = 0
-    index = stored.astype(np.int32) - low
-    facts = _facts(header) | {"rows": stored.shape[0], "columns": stored.shape[1]}
-    facts |= {"window": window, "inverted": inverted, "padding": bool(padding[index].any())}
-    return table.astype(np.float32)[index], facts
+        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
+    return np.arange(low, high + 1, dtype=np.float64)
 
 
-def linear(x: Floats, centre: float, width: float) -> Floats:
-    """clip((x − (c − ½))/(w − 1) + ½), w ≥ 1; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.2.1.
-
-    Example:
-        >>> linear(np.array([0.0, 127.5, 255.0]), 128, 256)
-        array([0. , 0.5, 1. ])
-    """
-    if width == 1:
-        return (x > centre - 0.5).astype(np.float64)
-    return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-
-
-def linear_exact(x: Floats, centre: float, width: float) -> Floats:
-    """clip((x − c)/w + ½), w > 0; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.3.2."""
-    return np.clip((x - centre) / width + 0.5, 0, 1)
-
-
-def sigmoid(x: Floats, centre: float, width: float) -> Floats:
-    """1/(1 + exp(−4(x − c)/w)), w > 0; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.3.1."""
-    return 0.5 * (1 + np.tanh(2 * (x - centre) / width))  # the same function, without overflow
-
-
-WINDOWS: Mapping[str, Callable[[Floats, float, float], Floats]] = {
-    "LINEAR": linear,
-    "LINEAR_EXACT": linear_exact,
-    "SIGMOID": sigmoid,
-}
+def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Bounding box of the 2-D tissue regions of an ultrasound image, both ends inclusive (PS3.3 C.8.5.5.1)."""
+    every = values(header, "SequenceOfUltrasoundRegions")
+    if choices.region is not None and choices.region >= len(every):
+        cure = f"has {len(every)} items, none numbered {choices.region}; name another region"
+        raise refuse(header, "SequenceOfUltrasoundRegions", cure)
+    tissue = [r for r in every if (number(r, "RegionSpatialFormat", 0), number(r, "RegionDataType", 0)) == (1, 1)]
+    chosen = tissue if choices.region is None else [every[choices.region]]
+    whole_image = slice(0, shape[0]), slice(0, shape[1])
+    if not chosen:
+        if text(header, "Modality") == "US":
+            cure = "no region of 2-D tissue; the whole image is used, with its text and borders"
+            warnings.warn(one_line(name_of(header), "SequenceOfUltrasoundRegions", cure), stacklevel=2)
+        return whole_image
+    ends = ("MinX0", "MinY0", "MaxX1", "MaxY1")
+    boxes = np.array([[int(number(r, f"RegionLocation{end}")) for end in ends] for r in chosen])
+    (left, top), (right, bottom) = boxes[:, :2].min(0).clip(0), boxes[:, 2:].max(0)
+    right, bottom = min(right, shape[1] - 1), min(bottom, shape[0] - 1)
+    if left >= right or top >= bottom:
+        raise refuse(header, "SequenceOfUltrasoundRegions", "lies outside the image; correct the header")
+    return slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1)
 
 
-def _rescaled(values: Floats, header: Dataset) -> Floats:
-    """Modality units; absent rescale is the identity (PS3.3 C.11.1)."""
-    relationship = _text(header, "PixelIntensityRelationship")
-    if _text(header, "Modality") in ("XA", "RF") and relationship in ("LOG", "DISP"):
-        return values  # there the rescale leads back to X-ray intensity and is not for display (PS3.3 C.8.7.1.1.2)
-    slope, intercept = _number(header, "RescaleSlope", 1), _number(header, "RescaleIntercept", 0)
-    with np.errstate(over="ignore"):
-        x = values * slope + intercept
-    if x[0] == x[-1] or not np.isfinite(x).all():
-        raise _refuse(header, "RescaleSlope", f"{slope:g} makes all values one or infinite; correct the header")
-    return x
+def _mirrors(header: Dataset, choices: Choices) -> bool:
+    """Whether a mammogram must be mirrored: rows that run to the anterior begin at the chest wall (C.7.6.1.1.1)."""
+    if choices.chest_wall is None or text(header, "Modality") != "MG":
+        return False
+    along = text(header, "PatientOrientation")
+    wall = next((side for letter, side in (("A", "left"), ("P", "right")) if letter in along), None)
+    if wall is None:
+        raise refuse(header, "PatientOrientation", "does not say where the chest wall is; leave chest_wall out")
+    return wall != choices.chest_wall
 
 
-def _displayed(x: Floats, header: Dataset) -> tuple[Floats, str]:
-    """The first window of the header, else the declared range; and its name."""
-    if _value(header, "WindowCenter") is None and _value(header, "WindowWidth") is None:
-        return _declared(x, header)
-    centre, width = _number(header, "WindowCenter"), _number(header, "WindowWidth")
-    name = _text(header, "VOILUTFunction") or "LINEAR"
-    if name not in WINDOWS:
-        raise _refuse(header, "VOILUTFunction", f"{name[:16]!r} is not one of {', '.join(WINDOWS)}; correct the header")
-    if width <= 0 or (name == "LINEAR" and width < 1):
-        raise _refuse(header, "WindowWidth", f"{width:g} is too small for {name} (C.11.2.1.2); correct the header")
-    with np.errstate(over="ignore"):  # a tiny width gives infinities, which the clip takes
-        return WINDOWS[name](x, centre, width), f"{centre:g}/{width:g} {name}"
-
-
-def _declared(x: Floats, header: Dataset) -> tuple[Floats, str]:
-    """(x − lo)/(hi − lo) over the declared range: never the image's own extremes, on which ε would depend."""
-    if _number(header, "PixelRepresentation") or _text(header, "Modality") not in DISPLAY_RANGE:
-        cure = "missing, and the declared range of signed data or of this modality is no display range; add a window"
-        raise _refuse(header, "WindowCenter", cure)
-    low, high = sorted((float(x[0]), float(x[-1])))
-    return (x - low) / (high - low), f"declared {low:g}..{high:g}"
-
-
-def _inverted(header: Dataset, choices: Choices) -> bool:
-    """Whether 1 − y is due. INVERSE *restates* MONOCHROME1, it is no second inversion (PS3.3 C.8.11.3)."""
-    photometric = _text(header, "PhotometricInterpretation")
-    shape = _text(header, "PresentationLUTShape")
-    if shape not in ("", "IDENTITY", "INVERSE"):
-        raise _refuse(header, "PresentationLUTShape", f"{shape[:16]!r} is not IDENTITY or INVERSE; correct the header")
-    by_photometric = photometric == "MONOCHROME1"
-    by_shape = shape == "INVERSE" if shape else by_photometric
-    if by_shape != by_photometric and choices.polarity == "agree":
-        cure = f"{shape} contradicts PhotometricInterpretation {photometric}; set polarity to 'shape' or 'photometric'"
-        raise _refuse(header, "PresentationLUTShape", cure)
-    return by_photometric if choices.polarity == "photometric" else by_shape
-
-
-def _padding(values: Floats, header: Dataset) -> npt.NDArray[np.bool_]:
-    """Stored values that fill up the rectangle, both ends inclusive and in either order (PS3.3 C.7.5.1.1.2)."""
-    if _value(header, "PixelPaddingValue") is None:
-        return np.zeros(values.shape, bool)
-    value = _number(header, "PixelPaddingValue")
-    limit = _number(header, "PixelPaddingRangeLimit", value)
-    # The element may say US where the pixels are signed: a real file says 63536 and holds −2000.
-    kind = np.int16 if _number(header, "PixelRepresentation") else np.uint16
-    low, high = np.sort(np.array([value, limit]).astype(np.int64).astype(kind))
-    mask: npt.NDArray[np.bool_] = (values >= low) & (values <= high)
-    return mask
-
-
-def _facts(header: Dataset) -> Facts:
-    """What may leave the reader, but for what the pipeline did."""
-    copied = {fact: next(filter(None, (_text(header, f) for f in fields)), "") for fact, fields in COPIED.items()}
-    return dict(NO_FACTS) | copied | {"age_group": age_group(_text(header, "PatientAge"))}
-
-
-def age_group(age: str) -> str:
-    """Decade of an Age String (PS3.5 section 6.2, VR AS); empty where it is not one.
-
-    Example:
-        >>> age_group("045Y"), age_group("018M"), age_group("101Y"), age_group("62")
-        ('40-49', '0-9', '90+', '')
-    """
-    if not re.fullmatch(r"\d{3}[DWMY]", age):
-        return ""
-    decade = int(age[:3]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[age[3]] // 10 * 10
-    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
-
-
-def _check_kind(header: Dataset) -> None:
-    """One frame of grey values, described in the root of the header."""
-    for field in REQUIRED + BITS:
-        if _value(header, field) is None:
-            raise _refuse(header, field, "missing; give a DICOM image, not a report, plan or directory")
-    photometric = _text(header, "PhotometricInterpretation")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise _refuse(header, "PhotometricInterpretation", f"{photometric[:16]!r} is not read yet; convert to grey")
-    if _number(header, "NumberOfFrames", 1) > 1:
-        raise _refuse(header, "NumberOfFrames", "several frames are not read yet; give one frame a file")
+def check_kind(header: Dataset) -> None:
+    """Pixels, and the fields that say what they are."""
+    if value(header, "PixelData") is None:
+        kind = text(header, "SOPClassUID") or text(getattr(header, "file_meta", Dataset()), "MediaStorageSOPClassUID")
+        if value(header, "FloatPixelData") is not None or value(header, "DoubleFloatPixelData") is not None:
+            raise refuse(header, "FloatPixelData", "floating-point pixels have no declared range; convert to integers")
+        if not kind and value(header, "Modality") is None and not values(header, "DirectoryRecordSequence"):
+            raise refuse(header, "file", "not DICOM, or nothing of it can be read; get a new copy")
+        name = uid_name(kind)
+        if "Image Storage" in name:
+            raise refuse(header, "PixelData", f"no pixel data in this {name}; the file is cut, get a new copy")
+        raise NotAnImage(
+            one_line(name_of(header), "PixelData", f"no pixel data, no image: {name or 'of no known kind'}")
+        )
+    for field in REQUIRED:
+        if value(header, field) is None:
+            raise refuse(header, field, "missing; give a DICOM image, not a report, plan or directory")
+    photometric = text(header, "PhotometricInterpretation")
+    if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise refuse(header, "PhotometricInterpretation", f"{quoted(photometric)} is not read; convert to grey or RGB")
+    samples = 3 if photometric in COLOUR else 1
+    if whole(header, "SamplesPerPixel") != samples:
+        raise refuse(header, "SamplesPerPixel", f"is not {samples}, as {photometric} has; correct the header")
 
 
 def _check_bits(header: Dataset) -> None:
-    allocated, stored, high_bit, representation = (int(_number(header, field)) for field in BITS)
-    if allocated not in (8, 16):
-        raise _refuse(header, "BitsAllocated", f"{allocated} is not read; give an image of 8 or 16 bits")
+    allocated, stored, high_bit = (whole(header, field) for field in ("BitsAllocated", "BitsStored", "HighBit"))
+    if allocated not in (1, 8, 16, 32):
+        raise refuse(header, "BitsAllocated", f"{allocated} is not read; give an image of 8 or 16 bits")
     if not 1 <= stored <= allocated:
-        raise _refuse(header, "BitsStored", f"{stored} does not lie in 1..{allocated}; correct the header")
+        raise refuse(header, "BitsStored", f"{stored} does not lie in 1..{allocated}; correct the header")
     if high_bit != stored - 1:  # decoders ignore it, and a left-aligned film comes out 16 times too bright
-        raise _refuse(header, "HighBit", f"{high_bit} is not BitsStored - 1 = {stored - 1}; align the pixels right")
-    if representation not in (0, 1):
-        raise _refuse(header, "PixelRepresentation", f"{representation} is neither 0 nor 1; correct the header")
+        raise refuse(header, "HighBit", f"{high_bit} is not BitsStored - 1 = {stored - 1}; align the pixels right")
+    if whole(header, "PixelRepresentation", 0) not in (0, 1):
+        raise refuse(header, "PixelRepresentation", "is neither 0 nor 1; correct the header")
 
 
-def _check_size(header: Dataset) -> None:
-    """Before decoding: a header can ask for more memory than there is."""
-    rows, columns = int(_number(header, "Rows")), int(_number(header, "Columns"))
-    if not 0 < rows * columns <= MAX_PIXELS:
-        raise _refuse(header, "Rows", f"{rows} x {columns} pixels are none or too many; at most {MAX_PIXELS} are read")
-    size = rows * columns * int(_number(header, "BitsAllocated")) // 8
-    if not _syntax(header).is_encapsulated and len(header.PixelData) < size:
-        raise _refuse(header, "PixelData", f"shorter than {rows} x {columns} pixels; the file is cut, get a new copy")
+def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
+    """Before decoding: a header can ask for more memory than there is, or for other pixels than there are."""
+    rows, columns, frames = (whole(header, "Rows"), whole(header, "Columns"), whole(header, "NumberOfFrames", 1))
+    if frames < 1:
+        raise refuse(header, "NumberOfFrames", f"{frames} is less than one; correct the header")
+    if frame is not None and not 0 <= frame < frames:
+        raise refuse(header, "NumberOfFrames", f"{frames}, so there is no frame {frame}; they count from 0")
+    decoded = frames if frame is None else 1
+    if not 0 < rows * columns * decoded <= max_pixels:
+        cure = f"{rows} x {columns} x {decoded} pixels are none or too many; at most {max_pixels} are read"
+        raise refuse(header, "Rows", f"{cure}, or name a frame" if decoded > 1 else cure)
+    if _syntax(header).is_encapsulated:
+        return
+    samples = whole(header, "SamplesPerPixel")
+    bits = rows * columns * frames * samples * whole(header, "BitsAllocated")
+    if text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+        bits = bits * 2 // 3  # two pixels share their chroma
+    size, held = -(-bits // 8), len(value(header, "PixelData"))
+    if not size <= held <= size + 1:
+        cure = f"{held} bytes, but {rows} x {columns} x {frames} pixels take {size}; the file is cut, get a new copy"
+        raise refuse(header, "PixelData", cure)
 
 
-def _check_policy(header: Dataset, choices: Choices) -> None:
+def check_policy(header: Dataset, choices: Choices) -> None:
     """What can be decoded but must not be shown as if it were understood."""
-    for field in LATER:
-        if _value(header, field) is not None:
-            raise _refuse(header, field, "not read yet; give an image with a plain window")
-    if _text(header, "Modality") == "CT":
-        raise _refuse(header, "Modality", "CT needs a bundle with a window in HU and is not read yet; give a film")
-    if _text(header, "PresentationIntentType") == "FOR PROCESSING" and not choices.allow_for_processing:
+    if text(header, "SOPClassUID") in NO_PICTURES:
+        name = uid_name(text(header, "SOPClassUID"))
+        raise NotAnImage(one_line(name_of(header), "SOPClassUID", f"labels or doses, no image: {name}"))
+    if text(header, "PhotometricInterpretation") not in COLOUR and whole(header, "BitsAllocated") not in (8, 16):
+        raise refuse(header, "BitsAllocated", "grey and palette images of 8 or 16 bits are read; convert it")
+    if text(header, "PresentationIntentType") == "FOR PROCESSING" and not choices.allow_for_processing:
         cure = (
             "FOR PROCESSING is not meant to be looked at; give the FOR PRESENTATION image or set allow_for_processing"
         )
-        raise _refuse(header, "PresentationIntentType", cure)
-
-
-def _refuse(header: Dataset, field: str, cure: str) -> DicomError:
-    return DicomError(one_line(str(getattr(header, "filename", None) or "dataset"), field, cure))
-
-
-def _value(header: Dataset, field: str) -> Any:
-    """First value of a field, None where absent or empty; pydicom converts on access, so this is where it may fail."""
-    try:
-        with config.disable_value_validation():  # its warnings quote values
-            value = header.get(field)
-    except Exception:
-        raise _refuse(header, field, "cannot be read; correct the header") from None
-    if isinstance(value, (MultiValue, Sequence)):
-        value = value[0] if value else None
-    return None if value == "" else value
-
-
-def _text(header: Dataset, field: str) -> str:
-    return " ".join(str(_value(header, field) or "").split())
-
-
-def _number(header: Dataset, field: str, default: float | None = None) -> float:
-    """A finite number; absent: the default, and without one a refusal."""
-    value = _value(header, field)
-    if value is None:
-        value = default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise _refuse(header, field, "missing or not a finite number; correct the header")
-    return number
-
-
-def _stored_range(header: Dataset) -> tuple[int, int]:
-    """Smallest and largest stored value that the header declares, inclusive (PS3.5 section 8.1.1)."""
-    bits = int(_number(header, "BitsStored"))
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if _number(header, "PixelRepresentation") else (0, 2**bits - 1)
+        raise refuse(header, "PresentationIntentType", cure)
 
 
 def _syntax(header: Dataset) -> uid.UID:
     """Transfer syntax; a file without meta header has the encoding that pydicom guessed."""
-    stated = header.file_meta.get("TransferSyntaxUID")
+    stated = text(header.file_meta, "TransferSyntaxUID")
     if stated:
-        syntax = uid.UID(stated)
+        syntax = uid.UID(stated, config.IGNORE)
         if not syntax.is_transfer_syntax:
-            raise _refuse(header, "TransferSyntaxUID", "not one of the standard's; convert the file")
+            raise refuse(header, "TransferSyntaxUID", "not one of the standard's; convert the file")
         return syntax
     implicit, little = header.original_encoding
     if implicit:
@@ -384,24 +403,51 @@ def _syntax(header: Dataset) -> uid.UID:
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
-def _decode(header: Dataset) -> npt.NDArray[np.integer]:
-    """Pixels by pydicom and its plugins."""
+def _decode(header: Dataset, frame: int | None) -> Stored:
+    """Pixels by pydicom and its plugins, in native byte order."""
     syntax = header.file_meta.TransferSyntaxUID = _syntax(header)
-    # python-gdcm (BSD) has every still codec but HTJ2K; pylibjpeg-libjpeg is GPL and never named.
+    # python-gdcm (BSD) has every still codec but HTJ2K; pylibjpeg-libjpeg is GPL and never named
     package = "pylibjpeg pylibjpeg-openjpeg" if "High-Throughput" in syntax.name else "python-gdcm"
     try:
-        available = get_decoder(syntax).is_available
+        decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise _refuse(header, "TransferSyntaxUID", f"{syntax.name[:64]} is not supported; convert the file") from None
-    if not available:
-        raise _refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
+        raise refuse(header, "TransferSyntaxUID", f"{syntax.name} is not supported; convert the file") from None
+    if not decoder.is_available:
+        raise refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
+    if syntax.is_encapsulated and syntax != uid.RLELossless:
+        _check_streams(header, frame)
+    plugin = next((name for name in DECODERS if name in decoder.available_plugins), "")
     try:
-        stored: npt.NDArray[np.integer] = pixel_array(header)
+        with quiet():
+            stored: Stored = pixel_array(header, index=frame, decoding_plugin=plugin)
     except Exception as error:  # native decoders and damaged fragments raise nearly anything
-        cure = (
-            f"{syntax.name} cannot be decoded ({type(error).__name__}); the file is damaged, or pip install {package}"
-        )
-        raise _refuse(header, "PixelData", cure) from error
-    if stored.shape != (_number(header, "Rows"), _number(header, "Columns")):
-        raise _refuse(header, "PixelData", "decodes to another size than Rows x Columns; get a new copy")
-    return stored
+        tried = f" by {plugin}" if plugin else ""
+        cure = f"{syntax.name} not decoded{tried} ({type(error).__name__}); get a new copy, or convert it"
+        raise refuse(header, "PixelData", cure) from None
+    _check_shape(header, stored, frame)
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _check_streams(header: Dataset, frame: int | None) -> None:
+    """Every stream to be decoded must be as large as the header says: see ``codestream.py``."""
+    data, frames = value(header, "PixelData"), whole(header, "NumberOfFrames", 1)
+    table = value(header, "ExtendedOffsetTable"), value(header, "ExtendedOffsetTableLengths")
+    how: dict[str, Any] = {"number_of_frames": frames, "extended_offsets": None if None in table else table}
+    said = tuple(whole(header, field) for field in ("Rows", "Columns", "SamplesPerPixel"))
+    try:
+        with quiet():
+            streams = generate_frames(data, **how) if frame is None else [get_frame(data, frame, **how)]
+            sizes = {size_of(stream) for stream in streams}
+    except Exception:  # damaged fragments and offset tables raise nearly anything
+        raise refuse(header, "PixelData", "its fragments are damaged; get a new copy") from None
+    for size in sizes:
+        if size is None or size[:3] != said or not size.bits <= whole(header, "BitsAllocated") <= size.largest:
+            cure = "its stream is damaged or of another size than Rows x Columns x SamplesPerPixel; get a new copy"
+            raise refuse(header, "PixelData", cure)
+
+
+def _check_shape(header: Dataset, stored: Stored, frame: int | None) -> None:
+    frames = 1 if frame is not None else whole(header, "NumberOfFrames", 1)
+    expected = (frames,) * (frames > 1) + (whole(header, "Rows"), whole(header, "Columns"))
+    if stored.shape not in (expected, (*expected, 3)):
+        raise refuse(header, "PixelData", "decodes to another size than Rows x Columns; get a new copy")

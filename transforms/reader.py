@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -22,8 +21,11 @@ from PIL import Image, ImageOps
 from pydicom.misc import is_dicom
 
 from . import dicom
-from .dicom import MAX_PIXELS, Choices, DicomError, Facts, Floats
+from .display import Choices, Floats
+from .facts import NO_FACTS, Facts
+from .header import DicomError, one_line
 
+MAX_PIXELS = Choices.max_pixels
 MAX_BYTES = 8 * MAX_PIXELS + 2**20  # the largest film in float64, and its header
 LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B: PS3.3 C.7.6.3.1.2
 GREY_OR_RGB = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
@@ -36,15 +38,21 @@ class ImageError(ValueError):
 class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
     """MONAI reader of single films: (rows, columns) float32 in [0, 1], whatever the format.
 
-    DICOM goes through ``dicom.to_intensity``. Unsigned integers of PNG, JPEG and NIfTI are divided by their type's
+    DICOM goes through ``dicom.to_tensor``. Unsigned integers of PNG, JPEG and NIfTI are divided by their type's
     maximum, floats must lie in [0, 1], colour becomes Y = 0.299R + 0.587G + 0.114B. A NIfTI that states an orientation
     is turned to LPS axes, so that its rows and columns are those of the DICOM film.
 
-    The metadata hold ``film_format`` and the keys of ``dicom.NO_FACTS`` with the prefix ``film_``, the same for every
+    The metadata hold ``film_format`` and the keys of ``facts.NO_FACTS`` with the prefix ``film_``, the same for every
     format: no ids, names or dates. (LoadImage itself adds the path as ``filename_or_obj``.)
+
+    A frame of a file with several is named by the path, ``loop.dcm#frame=12`` (from 0), so that a frame can be an item
+    of a data list.
 
     Args:
         choices: what the bundle decides about ambiguous DICOM files.
+        frame: the frame to take of every file; ``"all"`` reads several frames as a volume (frames, rows, columns);
+            None takes the one that the path names, or refuses files with several.
+        hashed: how identifiers are hashed for the metadata; None states none.
 
     Raises:
         DicomError, ImageError: by ``get_data``, in one line naming the field.
@@ -57,8 +65,13 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         ((64, 64), 'float32', 'DICOM', '600/1600 LINEAR')
     """
 
-    def __init__(self, choices: Choices | None = None) -> None:
-        self.choices = choices or Choices()
+    def __init__(
+        self,
+        choices: Choices | None = None,
+        frame: int | Literal["all"] | None = None,
+        hashed: Callable[[str], str] | None = None,
+    ) -> None:
+        self.choices, self.frame, self.hashed = choices or Choices(), frame, hashed
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Any: the content decides, in ``get_data``."""
@@ -73,12 +86,12 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         return tuple(Path(path) for path in ensure_tuple(data))
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Decode one film; (rows, columns) float32 in [0, 1] and its metadata."""
-        path = img[0]
+        """Decode one film; (rows, columns), or (frames, rows, columns), float32 in [0, 1], and its metadata."""
+        path, frame = named_frame(img[0])
         if len(img) != 1:
             raise _refuse(path, "files", "a film is one file; give one path an image")
         try:
-            image, facts = _film(path, self.choices)
+            image, facts = self._film(path, self.frame if frame is None else frame)
         except (DicomError, ImageError):
             raise
         except OSError as error:  # its text holds the directory: not chained
@@ -90,21 +103,39 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")  # MONAI's "no channel"
         return image, meta
 
+    def _film(self, path: Path, frame: int | Literal["all"] | None) -> tuple[npt.NDArray[np.float32], Facts]:
+        form = _format(path)
+        image: npt.NDArray[Any]
+        if form == "DICOM":
+            image, facts = self._dicom(path, frame)
+        elif frame not in (None, 0, "all"):
+            raise _refuse(path, "frames", f"one, so there is no frame {frame}; they count from 0")
+        else:
+            image = _nifti(path) if form == "NIfTI" else _raster(path)
+            facts = dict(NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}
+        check_pixels(image, path)
+        return image.astype(np.float32, copy=False), facts | {"format": form}
 
-def _film(path: Path, choices: Choices) -> tuple[npt.NDArray[np.float32], Facts]:
-    form = _format(path)
-    image: npt.NDArray[Any]
-    if form == "DICOM":
-        stored, header = dicom.read_stored(path)
-        image, facts = dicom.to_intensity(stored, header, choices)
-        if facts["burned_in"] == "YES":
-            cure = "YES, so names may stand in the pixels; look before you share pictures of it"
-            warnings.warn(dicom.one_line(path, "BurnedInAnnotation", cure), stacklevel=2)
-    else:
-        image = _nifti(path) if form == "NIfTI" else _raster(path)
-        facts = dict(dicom.NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}
-    _check_pixels(image, path)
-    return image.astype(np.float32), facts | {"format": form}
+    def _dicom(self, path: Path, frame: int | Literal["all"] | None) -> tuple[npt.NDArray[np.float32], Facts]:
+        alone = frame if isinstance(frame, int) else None
+        stored, header = dicom.read_stored(path, alone, self.choices.max_pixels)
+        if frame is None and int(header.get("NumberOfFrames") or 1) > 1:
+            cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
+            raise DicomError(one_line(path, "NumberOfFrames", cure))
+        tensor = dicom.to_tensor(stored, header, self.choices, alone, self.hashed)
+        image: npt.NDArray[np.float32] = tensor.as_tensor()[0].numpy()
+        return image, {key: tensor.meta[key] for key in NO_FACTS}
+
+
+def named_frame(path: Path) -> tuple[Path, int | None]:
+    """A path without its ``#frame=<number>``, and that number.
+
+    Example:
+        >>> named_frame(Path("a/loop.dcm#frame=12"))
+        (PosixPath('a/loop.dcm'), 12)
+    """
+    name, mark, number = path.name.rpartition("#frame=")
+    return (path.with_name(name), int(number)) if mark and name and number.isdecimal() else (path, None)
 
 
 def _format(path: Path) -> str:
@@ -116,14 +147,15 @@ def _format(path: Path) -> str:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head.startswith(b"\x1f\x8b") or _nifti_class(head):
+    if head.startswith(b"\x1f\x8b") or nifti_class(head):
         return "NIfTI"
     if dicom.looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
         return "DICOM"
     raise _refuse(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")
 
 
-def _check_pixels(image: npt.NDArray[Any], path: Path) -> None:
+def check_pixels(image: npt.NDArray[Any], path: Path) -> None:
+    """Refuse an image that is not finite, leaves [0, 1], or is empty."""
     if not np.isfinite(image).all():
         raise _refuse(path, "pixels", "hold NaN or infinity; replace them before reading")
     if image.min() < 0 or image.max() > 1:
@@ -132,7 +164,7 @@ def _check_pixels(image: npt.NDArray[Any], path: Path) -> None:
         raise _refuse(path, "pixels", "all have one value; the image is empty, leave it out")
 
 
-def _unit(values: npt.NDArray[Any], path: Path) -> Floats:
+def unit(values: npt.NDArray[Any], path: Path) -> Floats:
     """Unsigned integers by their type's maximum, so that a grey level means the same in every film; floats as is."""
     if np.issubdtype(values.dtype, np.unsignedinteger):
         return values / np.float64(np.iinfo(values.dtype).max)
@@ -148,8 +180,8 @@ def _raster(path: Path) -> Floats:
         _check_raster(image, data, path)
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit grey: "I;16", in older Pillow "I"
-        return _unit(np.asarray(upright).astype(np.uint16), path)
-    values = _unit(np.asarray(upright.convert(GREY_OR_RGB[upright.mode])), path)
+        return unit(np.asarray(upright).astype(np.uint16), path)
+    values = unit(np.asarray(upright.convert(GREY_OR_RGB[upright.mode])), path)
     return values @ LUMA if values.ndim == 3 else values
 
 
@@ -167,7 +199,8 @@ def _check_raster(image: Image.Image, data: bytes, path: Path) -> None:
         raise _refuse(path, "alpha", "not opaque, so the grey level depends on the page; flatten the image")
 
 
-def _nifti_class(head: bytes) -> Any:
+def nifti_class(head: bytes) -> Any:
+    """Class of nibabel for the NIfTI file that begins so; None where it is none."""
     kinds = (nib.Nifti1Image, nib.Nifti2Image)
     return next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
 
@@ -178,7 +211,7 @@ def _nifti(path: Path) -> Floats:
     if data.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             data = file.read(MAX_BYTES)
-    kind = _nifti_class(data[:1024])
+    kind = nifti_class(data[:1024])
     if kind is None:
         raise _refuse(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI")
     image = kind.from_bytes(data)
@@ -190,7 +223,7 @@ def _nifti(path: Path) -> Floats:
     values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)
     if values.shape[2] != 1:
         raise _refuse(path, "affine", "the film does not lie in the left-posterior plane; save it as PNG")
-    return _unit(values[:, :, 0].T, path)
+    return unit(values[:, :, 0].T, path)
 
 
 def _to_lps(values: npt.NDArray[Any], image: Any) -> npt.NDArray[Any]:
@@ -204,4 +237,4 @@ def _to_lps(values: npt.NDArray[Any], image: Any) -> npt.NDArray[Any]:
 
 
 def _refuse(path: Path, field: str, cure: str) -> ImageError:
-    return ImageError(dicom.one_line(path, field, cure))
+    return ImageError(one_line(path, field, cure))

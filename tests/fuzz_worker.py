@@ -1,0 +1,64 @@
+"""Reads the DICOM files that standard input names, in 2 GB of address space, and answers a line of JSON each.
+
+A process of its own, because a native decoder can neither be interrupted nor survived in-process: see test_fuzz.py.
+"""
+
+import io
+import json
+import logging
+import os
+import resource
+import sys
+import traceback
+import warnings
+
+MEMORY = 2 * 2**30  # bytes; torch and MONAI take 1.2 GB of it before the first file
+OPEN = {"hu_window": (40, 400), "polarity": "shape", "allow_for_processing": True, "allow_rescale_type": True}
+
+
+def answer(path: str) -> dict[str, str]:
+    """What became of a file, and all that was said of it: the error with its causes, warnings, lines of a log."""
+    from rtda.transforms import dicom
+    from rtda.transforms.display import Choices
+    from rtda.transforms.header import DicomError
+
+    logged = io.StringIO()
+    logging.basicConfig(stream=logged, force=True)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        try:
+            dicom.looks_like_dicom(path)
+            stored, header = dicom.read_stored(path)
+            image = dicom.to_tensor(stored, header, Choices(**OPEN)).as_tensor()
+        except DicomError as error:
+            said, outcome = "".join(traceback.format_exception_only(error)) + causes(error), "refused"
+        except BaseException as error:
+            said, outcome = "".join(traceback.format_exception(error)), "error"
+        else:
+            unit = image.numel() > 0 and 0 <= float(image.min()) <= float(image.max()) <= 1  # false for NaN
+            said, outcome = "", "image" if unit else "outside [0, 1]"
+    warned = "\n".join([*(str(remark.message) for remark in remarks), logged.getvalue()])
+    return {"outcome": outcome, "said": said, "warned": warned}
+
+
+def causes(error: BaseException) -> str:
+    """The errors that a log prints above this one."""
+    above = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "" if above is None else f"from {type(above).__name__}: {above}\n{causes(above)}"
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # decoders print what they like
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from rtda.transforms import dicom  # noqa: F401 - takes its seconds before the first file
+
+    print(json.dumps("ready"), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,481 @@
+"""Damaged DICOM files: read, or refused in one line; never a crash, a hang, or a name in the message."""
+
+import io
+import json
+import logging
+import os
+import random
+import re
+import select
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pydicom.data
+import pytest
+from fuzz_worker import causes
+from rtda.transforms import dicom
+
+WORKER = Path(__file__).with_name("fuzz_worker.py")
+WHEEL = sorted((Path(pydicom.data.__file__).parent / "test_files").glob("*.dcm"))
+PATIENT = "Geheim^Anna"
+FOLDER = "ward-of-anna"  # of the mutated files
+SECONDS = 30  # for a file; the slowest sound one takes half a second
+START_SECONDS = 300  # for the imports of a worker
+
+
+def sound(name: str) -> Path:
+    return next(path for path in WHEEL if path.name == name)
+
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+# Mutations of bytes, of elements and of meaning
+
+
+def header_bytes(data: bytes, draw: random.Random) -> bytes:
+    """A few bytes of the header, where most of the structure is."""
+    return flipped(data, draw, 0, min(len(data), 4096))
+
+
+def any_bytes(data: bytes, draw: random.Random) -> bytes:
+    """A few bytes anywhere, so most often in the pixels' code stream."""
+    return flipped(data, draw, 0, len(data))
+
+
+def flipped(data: bytes, draw: random.Random, start: int, stop: int) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 2, 4, 16, 64))):
+        changed[draw.randrange(start, stop)] = draw.randrange(256)
+    return bytes(changed)
+
+
+def truncated(data: bytes, draw: random.Random) -> bytes:
+    return data[: draw.randrange(1, len(data))]
+
+
+def length(data: bytes, draw: random.Random) -> bytes:
+    """Another length in front of an element's value."""
+    at, _ = draw.choice(elements(data))
+    wide = draw.random() < 0.5
+    absurd = draw.choice((0, 1, 3, 255, 0xFFFE, 0xFFFF) + ((0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF) if wide else ()))
+    field = struct.pack("<I" if wide else "<H", absurd)
+    return replaced(data, at - len(field), field)
+
+
+def vr(data: bytes, draw: random.Random) -> bytes:
+    """Another value representation; in an implicit file this changes a length or a tag."""
+    at, _ = draw.choice(elements(data))
+    other = draw.choice((*pydicom.valuerep.VR, "ZZ")).encode()
+    return replaced(data, at - draw.choice((4, 8)), other)
+
+
+def content(data: bytes, draw: random.Random) -> bytes:
+    """Another value of the same length."""
+    at, size = draw.choice(elements(data))
+    words = (b"NaN", b"1e999", b"-1", b"0", b"\\", b"\\\\\\", b"\xff", b"\x00", b"\x80\x00", b"9", PATIENT.encode())
+    size = min(size, 4096)
+    return replaced(data, at, (draw.choice(words) * (size + 1))[:size])
+
+
+def elements(data: bytes) -> list[tuple[int, int]]:
+    """Where values stand in a file, and how long they are; a damaged file has at least its own start."""
+    try:
+        header = pydicom.dcmread(io.BytesIO(data), force=True)
+        raw = [header.get_item(tag) for tag in header.keys()]  # noqa: SIM118 - iterating converts
+        found = [(one.value_tell, one.length) for one in raw if isinstance(one, pydicom.dataelem.RawDataElement)]
+    except Exception:
+        found = []
+    return [(at, size) for at, size in found if 8 <= at < len(data)] or [(8, 8)]
+
+
+def replaced(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def fields(data: bytes, draw: random.Random) -> bytes:
+    """Absurd values of one to three fields on which sizes and scales rest."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    for field in draw.sample(sorted(ABSURD), draw.choice((1, 2, 3))):
+        setattr(header, field, draw.choice(ABSURD[field]))
+    return written(header)
+
+
+ABSURD = {
+    "Rows": (0, 1, 3, 4096, 65535),
+    "Columns": (0, 1, 3, 4096, 65535),
+    "NumberOfFrames": ("0", "-1", "2", "1000", "2147483647"),
+    "SamplesPerPixel": (0, 2, 3, 4, 65535),
+    "PlanarConfiguration": (0, 1, 7),
+    "BitsAllocated": (0, 1, 7, 8, 16, 32, 64, 65535),
+    "BitsStored": (0, 1, 8, 12, 16, 17, 65535),
+    "HighBit": (0, 7, 15, 65535),
+    "PixelRepresentation": (0, 1, 2),
+    "PhotometricInterpretation": ("MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL_422", "YBR_RCT", "CMYK", PATIENT),
+    "RescaleSlope": ("0", "-1", "1e38", "1e-38", "1E16"),
+    "RescaleIntercept": ("1e38", "-1024"),
+    "WindowCenter": (["1e38", "5"], "-1e38", "0.1"),
+    "WindowWidth": ("0", "-1", "1e-38", "1e38", ["1", "2"]),
+    "VOILUTFunction": ("SIGMOID", "LINEAR_EXACT", PATIENT),
+    "PixelPaddingValue": (0, 65535),
+    "PixelPaddingRangeLimit": (0, 65535),
+    "PresentationLUTShape": ("INVERSE", "IDENTITY", PATIENT),
+    "RedPaletteColorLookupTableDescriptor": ([0, 0, 16], [1, 0, 8], [65535, 65535, 65535]),
+    "RedPaletteColorLookupTableData": (b"", b"\x00\x01" * 3),
+    "ModalityLUTSequence": ([], [pydicom.Dataset()]),
+    "Modality": ("CT", "MR", "US", "MG", "DX", ""),
+}
+
+
+def syntax(data: bytes, draw: random.Random) -> bytes:
+    """Another transfer syntax than the pixels have."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    encapsulated = [uid for uid in pydicom.uid.AllTransferSyntaxes if uid.is_encapsulated]
+    return re.sub(rb"1\.2\.840\.10008\.1\.2[.\d]*", draw.choice(encapsulated).encode(), written(header), count=1)
+
+
+def luts(data: bytes, draw: random.Random) -> bytes:
+    """A lookup table of any description, in the root or in functional groups."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    table, group = pydicom.Dataset(), pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [draw.choice((0, 1, 4, 65535)) for _ in range(draw.choice((1, 3, 4)))])
+    entries = draw.choice((7, [1, 2, 3, 4], []))
+    table.add_new("LUTData", *draw.choice((("US", entries), ("OW", b"\x00\x01\x02\x03"))))
+    name = draw.choice(("VOILUTSequence", "ModalityLUTSequence"))
+    if draw.random() < 0.5:
+        setattr(header, name, [table])
+    else:
+        group.FrameVOILUTSequence = [pydicom.Dataset()]
+        setattr(group.FrameVOILUTSequence[0], name, [table])
+        header.SharedFunctionalGroupsSequence = [group]
+    return written(header)
+
+
+def nested(data: bytes, draw: random.Random) -> bytes:
+    """A sequence in a sequence in a sequence …, in front of the pixels."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    pixels = header.get_item("PixelData")
+    at = pixels.value_tell - (12 if not header.original_encoding[0] else 8) if pixels is not None else len(data)
+    tag = draw.choice((0x00283010, 0x00283000, 0x00186011, 0x52009229, 0x00540220))
+    depth = draw.choice((2, 50, 400, 5000))
+    start = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + (b"" if header.original_encoding[0] else b"SQ\0\0")
+    start += b"\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"  # a sequence and an item, both of undefined length
+    stop = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    return data[:at] + start * depth + stop * draw.choice((0, depth)) + data[at:]
+
+
+def written(header: pydicom.Dataset) -> bytes:
+    stream = io.BytesIO()
+    header.save_as(stream, enforce_file_format=False)
+    return stream.getvalue()
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *(header_bytes, any_bytes, truncated, length, vr, content),
+    *(fields, fields, fields, syntax, luts, nested),
+)
+
+
+def mutated(path: Path, draw: random.Random) -> tuple[bytes, list[str]]:
+    """A file with the patient's name in it and one to three mutations, and which these were."""
+    data, names = named(path.read_bytes()), []
+    for mutation in draw.sample(MUTATIONS, draw.choice((1, 1, 2, 3))):
+        try:
+            data = mutation(data, draw) or data
+            names.append(mutation.__name__)
+        except Exception:  # pydicom can no longer write it, which says nothing about reading
+            continue
+    return data, names
+
+
+def named(data: bytes) -> bytes:
+    """The same file with our patient's name, where it can be written again."""
+    try:
+        header = pydicom.dcmread(io.BytesIO(data), force=True)
+        header.PatientName = header.PatientID = header.StudyDescription = PATIENT
+        return written(header)
+    except Exception:
+        return data
+
+
+# The worker, and what it may answer
+
+
+class Worker:
+    """A process that reads files; a dead or silent one is replaced."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds, self.process = seconds, None
+
+    def ask(self, path: Path) -> dict[str, str]:
+        """The answer of ``fuzz_worker.answer``; outcome ``hang`` or ``crash`` where there is none."""
+        if self.process is None:
+            self.process = self._start()
+            assert self._line(START_SECONDS) == "ready", "the worker does not start"
+        self.process.stdin.write(json.dumps(str(path)) + "\n")
+        self.process.stdin.flush()
+        try:
+            return self._line(self.seconds)
+        except (TimeoutError, EOFError) as error:
+            self.close()
+            outcome = "hang" if isinstance(error, TimeoutError) else "crash"
+            return {"outcome": outcome, "said": str(error), "warned": ""}
+
+    def _line(self, seconds: float) -> Any:
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        if not ready:
+            raise TimeoutError(f"no answer in {seconds} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise EOFError(f"exit status {self.process.wait()}")
+        return json.loads(line)
+
+    def _start(self) -> subprocess.Popen:
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, WORKER], text=True, env=os.environ | one_thread, **pipes)
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def fault(answer: dict[str, str], path: Path) -> str:
+    """What is wrong with an answer, empty if nothing: an image in [0, 1] or a refusal that names the file alone."""
+    said = f"{answer['said']}\n{answer['warned']}"
+    if answer["outcome"] not in ("image", "refused"):
+        return f"{answer['outcome']}: {answer['said']}"
+    if "MemoryError" in said:
+        return f"out of memory: {said}"
+    if re.search("Geheim|Anna", said) or FOLDER in said or str(path.parent.parent) in said:
+        return f"says too much: {said}"
+    if (
+        answer["outcome"] == "refused"
+        and f"Error: {path.name}: " not in said
+        and f"NotAnImage: {path.name}: " not in said
+    ):
+        return f"does not name the file: {said}"
+    return ""
+
+
+def faults(files: list[Path], seeds: range, folder: Path, worker: Worker) -> list[str]:
+    """Faults among mutations of these files, each with the seed and the mutations that show it again."""
+    folder = folder / FOLDER
+    folder.mkdir()
+    found = []
+    for seed in seeds:
+        draw = random.Random(seed)
+        source = draw.choice(files)
+        data, names = mutated(source, draw)
+        path = folder / f"{seed}.dcm"
+        path.write_bytes(data)
+        if wrong := fault(worker.ask(path), path):
+            found.append(f"seed {seed}, {source.name}, {' '.join(names)}: {wrong}")
+        else:
+            path.unlink()
+    return found
+
+
+@pytest.mark.process  # the one worker of this file
+def test_damaged_files_of_the_wheel_are_read_or_refused(worker, tmp_path):
+    assert faults(WHEEL, range(200), tmp_path, worker) == []
+
+
+@pytest.mark.data
+def test_damaged_real_files_are_read_or_refused(worker, tmp_path, real_data):
+    assert faults(pack(real_data), range(1000, 1200), tmp_path, worker) == []
+
+
+@pytest.mark.slow
+def test_2000_damaged_files_of_the_wheel_are_read_or_refused(worker, tmp_path):
+    assert faults(WHEEL, range(10_000, 12_000), tmp_path, worker) == []
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_2000_damaged_real_files_are_read_or_refused(worker, tmp_path, real_data):
+    assert faults(pack(real_data), range(20_000, 22_000), tmp_path, worker) == []
+
+
+def pack(real_data: Path) -> list[Path]:
+    return sorted(path for path in (real_data / "dicom_reader/files").rglob("*") if path.is_file())
+
+
+# What fuzzing found, one by one
+
+
+def test_a_stream_of_another_size_than_the_header_never_reaches_its_decoder(worker, tmp_path):
+    header = pydicom.dcmread(sound("SC_rgb_jpeg_gdcm.dcm"))
+    header.Rows = 4096  # GDCM threw across its own Python binding
+    header.save_as(tmp_path / "film.dcm")
+    answer = worker.ask(tmp_path / "film.dcm")
+    assert "film.dcm: PixelData: its stream is damaged or of another size" in answer["said"], answer
+
+
+def test_a_stream_in_a_larger_container_than_its_decoder_fills(worker, tmp_path):
+    header = pydicom.dcmread(sound("SC_rgb_jpeg_gdcm.dcm"))
+    header.BitsAllocated = 32  # here too
+    header.save_as(tmp_path / "film.dcm")
+    answer = worker.ask(tmp_path / "film.dcm")
+    assert "film.dcm: PixelData: its stream is damaged or of another size" in answer["said"], answer
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS:UserWarning")  # of the film that the test makes
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("PhotometricInterpretation", PATIENT, "film.dcm: PhotometricInterpretation: its value is not read"),
+        ("PhotometricInterpretation", "YBR_PARTIAL_420", "'YBR_PARTIAL_420' is not read"),
+        ("PresentationLUTShape", PATIENT, "film.dcm: PresentationLUTShape: its value is not IDENTITY or INVERSE"),
+        ("VOILUTFunction", PATIENT, "film.dcm: VOILUTFunction: its value is not one of LINEAR"),
+        ("RescaleType", PATIENT, "film.dcm: RescaleType: values in its value"),
+    ],
+)
+def test_a_message_quotes_codes_and_nothing_else(tmp_path, field, value, message):
+    header = pydicom.dcmread(sound("MR_small.dcm"))
+    if field == "RescaleType":
+        header.Modality = "CT"
+    setattr(header, field, value)
+    header.save_as(tmp_path / "film.dcm")
+    with pytest.raises(dicom.DicomError) as refused:
+        dicom.to_tensor(*dicom.read_stored(tmp_path / "film.dcm"))
+    assert message in str(refused.value)
+    assert PATIENT not in str(refused.value)
+
+
+def test_an_unknown_sop_class_is_not_quoted(tmp_path):
+    header = pydicom.dcmread(sound("rtplan.dcm"))
+    header.get_item("SOPClassUID")
+    header["SOPClassUID"] = pydicom.DataElement("SOPClassUID", "LO", PATIENT)
+    header.save_as(tmp_path / "plan.dcm")
+    with pytest.raises(dicom.NotAnImage, match=r"^plan\.dcm: PixelData: no pixel data, no image: of no known kind$"):
+        dicom.read_stored(tmp_path / "plan.dcm")
+
+
+def test_an_unreadable_value_is_not_in_the_chain_of_the_error(tmp_path):
+    data = sound("MR_small.dcm").read_bytes()
+    at = data.index(b"\x28\x00\x50\x10DS") + 8  # WindowCenter, four bytes
+    (tmp_path / "film.dcm").write_bytes(replaced(data, at, b"Anna"))
+    with pytest.raises(dicom.DicomError, match=r"^film\.dcm: WindowCenter: ") as refused:
+        dicom.to_tensor(*dicom.read_stored(tmp_path / "film.dcm"))
+    assert "Anna" not in causes(refused.value)
+
+
+def test_pydicom_says_nothing_of_its_own(tmp_path, caplog, recwarn):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "film.dcm").write_bytes(unended())
+    with pytest.raises(dicom.DicomError, match=r"^film\.dcm: "):
+        dicom.read_stored(folder / "film.dcm")
+    assert not dicom.looks_like_dicom(folder / "film.dcm")
+    assert (caplog.text, [str(warning.message) for warning in recwarn]) == ("", [])
+
+
+def unended() -> bytes:
+    """A sequence without its delimiter, of which pydicom warns, naming the path."""
+    return struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+
+
+def test_the_settings_of_the_process_are_as_before(tmp_path):
+    logger, mode = logging.getLogger("pydicom"), pydicom.config.settings.reading_validation_mode
+    filters = list(warnings.filters)
+    with pytest.raises(dicom.DicomError):
+        dicom.read_stored(__file__)
+    assert not logger.disabled
+    assert pydicom.config.settings.reading_validation_mode == mode
+    assert warnings.filters == filters
+
+
+def test_threads_leave_the_settings_of_the_process_as_before():
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(dicom.read_stored, [sound("MR_small.dcm")] * 64))
+    assert len(read) == 64
+    assert warnings.filters == filters
+    assert not logging.getLogger("pydicom").disabled
+
+
+# The harness itself
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_worker_has_two_gigabytes(worker):
+    answer = worker.ask(Path("/dev/zero"))
+    assert answer["outcome"] == "error"
+    assert "MemoryError" in answer["said"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_hang_is_told_and_the_next_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "silent.dcm")
+    worker = Worker(seconds=1)
+    try:
+        assert worker.ask(tmp_path / "silent.dcm")["outcome"] == "hang"
+        worker.seconds = SECONDS
+        assert worker.ask(sound("MR_small.dcm"))["outcome"] == "image"
+    finally:
+        worker.close()
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_crash_is_told(worker):
+    assert worker.ask(sound("MR_small.dcm"))["outcome"] == "image"
+    worker.process.kill()
+    worker.process.wait()
+    assert worker.ask(sound("MR_small.dcm")) == {"outcome": "crash", "said": "exit status -9", "warned": ""}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "warned", "wrong"),
+    [
+        ("image", "", "", ""),
+        ("refused", "x.DicomError: 1.dcm: Rows: missing; correct it", "", ""),
+        ("refused", "x.NotAnImage: 1.dcm: PixelData: no image: RT Plan", "1.dcm: BurnedInAnnotation: YES", ""),
+        ("error", "KeyError: 5", "", "error: "),
+        ("hang", "", "", "hang: "),
+        ("crash", "exit status -6", "", "crash: "),
+        ("outside [0, 1]", "", "", "outside"),
+        ("refused", "x.DicomError: 1.dcm: file: damaged (MemoryError)", "", "out of memory"),
+        ("refused", "x.DicomError: 1.dcm: Rows: Geheim", "", "says too much"),
+        ("refused", "x.DicomError: 1.dcm: file: no\nfrom ValueError: Geheim^Anna", "", "says too much"),
+        ("image", "", "value of Anna", "says too much"),
+        ("refused", f"x.DicomError: 1.dcm: file: {FOLDER}/1.dcm", "", "says too much"),
+        ("refused", "x.DicomError: dataset: Rows: missing", "", "does not name the file"),
+    ],
+)
+def test_what_counts_as_a_fault(outcome, said, warned, wrong, tmp_path):
+    answer = {"outcome": outcome, "said": said, "warned": warned}
+    told = fault(answer, tmp_path / FOLDER / "1.dcm")
+    assert told.startswith(wrong) if wrong else told == ""
+
+
+def test_mutations_depend_on_the_seed_alone_and_change_the_file():
+    path = sound("MR_small.dcm")
+    twice = [[mutated(path, random.Random(seed))[0] for seed in range(20)] for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert sum(data != named(path.read_bytes()) for data in twice[0]) >= 18
+
+
+@pytest.mark.parametrize("mutation", sorted(set(MUTATIONS), key=lambda one: one.__name__), ids=lambda one: one.__name__)
+def test_every_mutation_applies_to_a_sound_file(mutation):
+    data = sound("MR_small.dcm").read_bytes()
+    assert any(mutation(data, random.Random(seed)) != data for seed in range(10))

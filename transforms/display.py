@@ -1,0 +1,401 @@
+"""The grey-scale pipeline of DICOM as pure functions: stored values to display intensities in [0, 1].
+
+Up to 16 bits every step is pointwise, so the steps run on one float64 table over all stored values; only percentiles
+look at the image. Units: *stored* as decoded; *modality* after the Modality LUT or the rescale (HU in CT); *display*
+in [0, 1], 1 the brightest on a viewing station.
+
+Source: PS3.4 N.2 (the order), PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding), C.8.11.3
+(Presentation LUT Shape).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]  # not in its __all__
+
+from .header import name_of, number, one_line, quoted, refuse, text, value, values
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+# Modalities whose declared stored range is a display range; elsewhere it would leave the image nearly black.
+DISPLAY_RANGE = frozenset({"CR", "DX", "MG", "IO", "RF", "XA", "US", "ES", "XC", "OT", "SC"})
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a bundle may choose where the standard leaves an image ambiguous; written in the bundle's configuration.
+
+    Attributes:
+        hu_window: (centre, width) in HU of CT images, applied as LINEAR_EXACT; without it CT is refused.
+        intensity: for images with neither LUT nor window: ``{"range": [lo, hi]}`` in modality units, or
+            ``{"percentiles": [p, q]}`` of the image's own values outside padding (then ε means something else in every
+            image).
+        polarity: what decides where PresentationLUTShape and PhotometricInterpretation contradict each other;
+            ``"agree"`` refuses such files.
+        lut_item: which item of the VOI LUT Sequence, from 0; None is the first one where there is one.
+        window_item: which window, from 0; naming it goes before a LUT. None is the first, where there is no LUT.
+        lut_range: ``"declared"``: a LUT spans 0 … 2ⁿ − 1, and one that fills less than half of it is refused;
+            ``"data"``: 0 … its own largest entry.
+        allow_for_processing: read images meant for a detector's own software, which nobody looks at.
+        allow_rescale_type: read CT whose values are not stated to be HU, and localizers.
+        region: which ultrasound region, from 0; None is the bounding box of all 2-D tissue regions.
+        chest_wall: mirror mammograms so that the chest wall lies ``"left"`` or ``"right"``; None leaves them.
+        max_pixels: refuse to decode more pixels than this.
+
+    Raises:
+        ValueError: a choice that does not exist.
+    """
+
+    hu_window: tuple[float, float] | None = None
+    intensity: Mapping[str, tuple[float, float]] | None = None
+    polarity: Literal["agree", "shape", "photometric"] = "agree"
+    lut_item: int | None = None
+    window_item: int | None = None
+    lut_range: Literal["declared", "data"] = "declared"
+    allow_for_processing: bool = False
+    allow_rescale_type: bool = False
+    region: int | None = None
+    chest_wall: Literal["left", "right"] | None = None
+    max_pixels: int = 2**26
+
+    def __post_init__(self) -> None:
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
+        for name in ("lut_item", "window_item", "region"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is no item; they count from 0")
+        if self.lut_item is not None and self.window_item is not None:
+            raise ValueError("lut_item: a LUT and a window are named; name one")
+        hu = self.hu_window
+        if hu is not None and not (len(hu) == 2 and np.isfinite(hu).all() and hu[1] > 0):
+            raise ValueError(f"hu_window: {hu!r} is not (centre, width > 0) in HU")
+        _check_intensity(self.intensity)
+
+
+_KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "polarity": ("agree", "shape", "photometric"),
+    "lut_range": ("declared", "data"),
+    "chest_wall": (None, "left", "right"),
+}
+
+
+def _check_intensity(intensity: Mapping[str, tuple[float, float]] | None) -> None:
+    if intensity is None:
+        return
+    largest = np.finfo(np.float64).max
+    limits = {"range": (-largest, largest), "percentiles": (0, 100)}
+    pairs = [(limits[name], tuple(pair)) for name, pair in intensity.items() if name in limits and len(pair) == 2]
+    sound = [bounds[0] <= low < high <= bounds[1] for bounds, (low, high) in pairs]
+    if len(intensity) != 1 or sound != [True]:
+        raise ValueError(
+            f"intensity: {dict(intensity)!r} is neither {{'range': [lo, hi]}} nor {{'percentiles': [p, q]}}"
+        )
+
+
+# Windows
+
+
+def linear(x: Floats, centre: float, width: float) -> Floats:
+    """clip((x − (c − ½))/(w − 1) + ½), w ≥ 1; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.2.1.
+
+    Example:
+        >>> linear(np.array([0.0, 127.5, 255.0]), 128, 256)
+        array([0. , 0.5, 1. ])
+    """
+    if width == 1:
+        return (x > centre - 0.5).astype(np.float64)
+    return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def linear_exact(x: Floats, centre: float, width: float) -> Floats:
+    """clip((x − c)/w + ½), w > 0; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.3.2."""
+    return np.clip((x - centre) / width + 0.5, 0, 1)
+
+
+def sigmoid(x: Floats, centre: float, width: float) -> Floats:
+    """1/(1 + exp(−4(x − c)/w)), w > 0; x, c and w in modality units -> [0, 1]. PS3.3 C.11.2.1.3.1."""
+    return 0.5 * (1 + np.tanh(2 * (x - centre) / width))  # the same function, without overflow
+
+
+WINDOWS: Mapping[str, Callable[[Floats, float, float], Floats]] = {
+    "LINEAR": linear,
+    "LINEAR_EXACT": linear_exact,
+    "SIGMOID": sigmoid,
+}
+
+
+# Lookup tables
+
+
+@dataclass(frozen=True)
+class Lut:
+    """One item of a Modality or VOI LUT Sequence: entries, the first mapped input, and bits of an entry."""
+
+    entries: Floats
+    first: int
+    bits: int
+
+    def __call__(self, x: Floats) -> Floats:
+        """Entries of inputs; inputs below the first mapped one take the first entry, above the last the last one.
+
+        Example:
+            >>> Lut(np.array([0.0, 10.0, 20.0]), first=5, bits=8)(np.array([0.0, 6.0, 99.0]))
+            array([ 0., 10., 20.])
+        """
+        taken: Floats = self.entries[np.clip(np.rint(x) - self.first, 0, len(self.entries) - 1).astype(np.int64)]
+        return taken
+
+
+def read_lut(header: Dataset, field: str, item: int, *, signed: bool) -> Lut:
+    """One item of a LUT sequence.
+
+    Args:
+        header: of the image.
+        field: ``"ModalityLUTSequence"`` or ``"VOILUTSequence"``.
+        item: from 0.
+        signed: whether inputs may be negative; then the first mapped value is a signed 16-bit number.
+
+    Raises:
+        DicomError: there is no such item, or descriptor and data disagree.
+
+    Source: PS3.3 C.11.1.1, C.11.2.1.1.
+    """
+    items = values(header, field)
+    if item >= len(items):
+        raise refuse(header, field, f"has {len(items)} items, not item {item}; name another one")
+    return _lut(header, items[item], "LUT", signed=signed)
+
+
+def read_palette(header: Dataset, *, signed: bool) -> list[Lut]:
+    """The tables of red, green and blue of a PALETTE COLOR image.
+
+    Args:
+        header: of the image.
+        signed: whether stored values may be negative.
+
+    Raises:
+        DicomError: there are none, or a descriptor and its data disagree.
+
+    Source: PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6; C.7.9.2 (segmented tables).
+    """
+    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    if value(header, f"Segmented{names[0]}Data") is None:
+        return [_lut(header, header, name, signed=signed) for name in names]
+    count, first, bits = _descriptor(header, header, names[0], signed=signed)
+    try:
+        if bits == 8 and count > 256:
+            raise ValueError("pydicom would take the wrong entries beyond 256")
+        inputs = np.arange(count) + values(header, f"{names[0]}Descriptor")[1]
+        entries = apply_color_lut(inputs, header).astype(np.float64)
+    except Exception as error:  # pydicom raises nearly anything on damaged tables
+        cure = f"segments that are not read ({type(error).__name__}); write the table without segments"
+        raise refuse(header, f"Segmented{names[0]}Data", cure) from error
+    return [Lut(entries[:, colour], first, bits) for colour in range(3)]
+
+
+def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
+    count, first, bits = _descriptor(header, holder, name, signed=signed)
+    data = values(holder, f"{name}Data")
+    if len(data) == 1 and isinstance(data[0], bytes):
+        data = _words(header, data[0], count, bits)
+    if len(data) != count:
+        raise refuse(header, f"{name}Data", f"has {len(data)} entries, the descriptor says {count}; correct the header")
+    entries = np.array(data, np.float64) % 65536  # US read as SS would be negative
+    if entries.max() > 2**bits - 1:
+        raise refuse(header, f"{name}Data", f"exceeds its {bits} bits; correct the header")
+    return Lut(entries, first, bits)
+
+
+def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> tuple[int, int, int]:
+    """Count of entries, first mapped value, bits of an entry."""
+    field = f"{name}Descriptor"
+    try:
+        count, first, bits = (int(one) for one in values(holder, field))
+    except (TypeError, ValueError):
+        raise refuse(header, field, "is not three whole numbers; correct the header") from None
+    if not 1 <= bits <= 16:
+        raise refuse(header, field, f"states entries of {bits} bits; only 1 to 16 exist, correct the header")
+    count = count % 65536 or 65536  # 0 means 65,536; some writers say it as a signed number
+    return count, (first + 32768) % 65536 - 32768 if signed else first % 65536, bits
+
+
+def _words(header: Dataset, data: bytes, count: int, bits: int) -> list[int]:
+    """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte."""
+    little = getattr(header, "original_encoding", (None, True))[1] is not False
+    words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
+    pairs = bits <= 8 and len(words) == (count + 1) // 2
+    return list(words.astype("<u2").view(np.uint8)[:count] if pairs else words)
+
+
+# The steps, in order
+
+
+def padding(stored: Floats, header: Dataset) -> Mask:
+    """Stored values that fill up the rectangle, both ends inclusive and in either order (PS3.3 C.7.5.1.1.2)."""
+    if value(header, "PixelPaddingValue") is None:
+        return np.zeros(stored.shape, bool)
+    one = number(header, "PixelPaddingValue")
+    other = number(header, "PixelPaddingRangeLimit", one)
+    # The element may say US where the pixels are signed: a real file says 63536 and holds −2000.
+    kind = np.int16 if number(header, "PixelRepresentation") else np.uint16
+    low, high = np.sort(np.array([one, other]).astype(np.int64).astype(kind))
+    mask: Mask = (stored >= low) & (stored <= high)
+    return mask
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Values in modality units, the extremes that the header declares for them, and how they were made."""
+
+    x: Floats
+    low: float
+    high: float
+    name: str
+
+
+def modality(stored: Floats, header: Dataset) -> Modality:
+    """Modality LUT, else rescale, else identity (PS3.3 C.11.1).
+
+    Args:
+        stored: all stored values that the header declares, ascending.
+        header: of the frame.
+
+    Raises:
+        DicomError: the transform makes all values one, or is not finite.
+    """
+    relationship = text(header, "PixelIntensityRelationship")
+    if text(header, "Modality") in ("XA", "RF") and relationship in ("LOG", "DISP"):
+        # there it leads back to X-ray intensity and is not for display (PS3.3 C.8.7.1.1.2)
+        return Modality(stored, stored[0], stored[-1], f"not applied ({relationship})")
+    if values(header, "ModalityLUTSequence"):
+        if value(header, "RescaleSlope") is not None:
+            cure = "stands beside a rescale, which is not allowed; the LUT is applied"
+            warnings.warn(one_line(name_of(header), "ModalityLUTSequence", cure), stacklevel=2)
+        lut = read_lut(header, "ModalityLUTSequence", 0, signed=stored[0] < 0)
+        return Modality(lut(stored), lut.entries.min(), lut.entries.max(), f"LUT of {len(lut.entries)} entries")
+    slope, intercept = number(header, "RescaleSlope", 1), number(header, "RescaleIntercept", 0)
+    with np.errstate(over="ignore"):
+        x = stored * slope + intercept
+    if x[0] == x[-1] or not np.isfinite(x).all():
+        raise refuse(header, "RescaleSlope", f"{slope:g} makes all values one or infinite; correct the header")
+    identity = slope == 1 and intercept == 0
+    return Modality(x, min(x[0], x[-1]), max(x[0], x[-1]), "identity" if identity else f"{slope:g} x + {intercept:g}")
+
+
+def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[[], Floats]) -> tuple[Floats, str]:
+    """The VOI step: modality units -> [0, 1], and how.
+
+    In this order: CT by the bundle's HU window; a LUT; a window; the bundle's intensity; the declared range.
+
+    Args:
+        units: what :func:`modality` gave.
+        header: of the frame.
+        choices: of the bundle.
+        own: the image's own values in modality units, outside padding; called for percentiles only.
+
+    Raises:
+        DicomError: nothing says how to display these values.
+    """
+    if text(header, "Modality") == "CT":
+        return _hounsfield(units.x, header, choices)
+    luts, windows = values(header, "VOILUTSequence"), values(header, "WindowCenter") or values(header, "WindowWidth")
+    if choices.lut_item is not None or (luts and choices.window_item is None):
+        return _by_lut(units, header, choices)
+    if windows or choices.window_item is not None:
+        return _by_window(units.x, header, choices.window_item or 0)
+    if choices.intensity is not None:
+        return _by_intensity(units.x, header, choices.intensity, own)
+    return _declared(units, header)
+
+
+def check_hounsfield(header: Dataset, choices: Choices) -> None:
+    """Refuse CT whose values are not known to be in HU (PS3.3 C.11.1.1.2), unless the bundle allows it."""
+    kinds = {str(one) for field in ("ImageType", "FrameType") for one in values(header, field)}
+    unit = text(header, "RescaleType")
+    if not choices.allow_rescale_type and (unit not in ("", "HU") or "LOCALIZER" in kinds):
+        what = "localizer" if "LOCALIZER" in kinds else f"values in {quoted(unit)}"
+        raise refuse(
+            header, "RescaleType", f"{what}, not known to be HU; give a slice in HU, or set allow_rescale_type"
+        )
+
+
+def _hounsfield(x: Floats, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+    check_hounsfield(header, choices)
+    if choices.hu_window is None:
+        raise refuse(header, "Modality", "CT needs a bundle with a window in HU (hu_window); give a film")
+    centre, width = choices.hu_window
+    return linear_exact(x, centre, width), f"{centre:g}/{width:g} HU of the bundle"
+
+
+def _by_lut(units: Modality, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+    item = choices.lut_item or 0
+    lut = read_lut(header, "VOILUTSequence", item, signed=units.low < 0)
+    full, largest = 2**lut.bits - 1, lut.entries.max()
+    if choices.lut_range == "data":
+        full = largest
+    elif largest < full / 2:
+        cure = f"fills less than half of its {lut.bits} bits; correct the header or set lut_range to 'data'"
+        raise refuse(header, "VOILUTSequence", cure)
+    if full <= 0:
+        raise refuse(header, "LUTData", "is all 0; correct the header")
+    return lut(units.x) / full, f"LUT {item} of {len(lut.entries)} entries"
+
+
+def _by_window(x: Floats, header: Dataset, item: int) -> tuple[Floats, str]:
+    for field in ("WindowCenter", "WindowWidth"):
+        if item and item >= len(values(header, field)):
+            raise refuse(header, field, f"has no item {item}; name another window_item")
+    centre, width = number(header, "WindowCenter", item=item), number(header, "WindowWidth", item=item)
+    name = text(header, "VOILUTFunction") or "LINEAR"
+    if name not in WINDOWS:
+        raise refuse(header, "VOILUTFunction", f"{quoted(name)} is not one of {', '.join(WINDOWS)}; correct the header")
+    if width <= 0 or (name == "LINEAR" and width < 1):
+        raise refuse(header, "WindowWidth", f"{width:g} is too small for {name} (C.11.2.1.2); correct the header")
+    with np.errstate(over="ignore"):  # a tiny width gives infinities, which the clip takes
+        return WINDOWS[name](x, centre, width), f"{centre:g}/{width:g} {name}"
+
+
+def _by_intensity(
+    x: Floats, header: Dataset, intensity: Mapping[str, tuple[float, float]], own: Callable[[], Floats]
+) -> tuple[Floats, str]:
+    ((name, (low, high)),) = intensity.items()
+    what = f"{name} {low:g}..{high:g} of the bundle"
+    if name == "percentiles":
+        values_met = own()
+        low, high = np.percentile(values_met, [low, high]) if values_met.size else (0, 0)
+        if not low < high:
+            raise refuse(header, "PixelData", "the percentiles of its values are one; leave the image out")
+    return np.clip((x - low) / (high - low), 0, 1), what
+
+
+def _declared(units: Modality, header: Dataset) -> tuple[Floats, str]:
+    """(x − lo)/(hi − lo) over the declared range: never the image's own extremes, on which ε would depend."""
+    if number(header, "PixelRepresentation") or text(header, "Modality") not in DISPLAY_RANGE:
+        cure = "missing, and the declared range of signed data or of this modality is no display range; set intensity"
+        raise refuse(header, "WindowCenter", cure)
+    if units.low == units.high:
+        raise refuse(header, "ModalityLUTSequence", "makes all values one; correct the header")
+    return (units.x - units.low) / (units.high - units.low), f"declared {units.low:g}..{units.high:g}"
+
+
+def inverted(header: Dataset, choices: Choices) -> bool:
+    """Whether 1 − y is due. INVERSE *restates* MONOCHROME1, it is no second inversion (PS3.3 C.8.11.3)."""
+    photometric = text(header, "PhotometricInterpretation")
+    shape = text(header, "PresentationLUTShape")
+    if shape not in ("", "IDENTITY", "INVERSE"):
+        raise refuse(header, "PresentationLUTShape", f"{quoted(shape)} is not IDENTITY or INVERSE; correct the header")
+    by_photometric = photometric == "MONOCHROME1"
+    by_shape = shape == "INVERSE" if shape else by_photometric
+    if by_shape != by_photometric and choices.polarity == "agree":
+        cure = f"{shape} contradicts PhotometricInterpretation {photometric}; set polarity to 'shape' or 'photometric'"
+        raise refuse(header, "PresentationLUTShape", cure)
+    return by_photometric if choices.polarity == "photometric" else by_shape
