@@ -126,14 +126,19 @@ class CheckpointChoice:
         self.resume = False
 
     def attach(self, engine: Engine) -> None:
-        """Load at STARTED if asked to, save at EPOCH_COMPLETED (attach after the validation), choose at COMPLETED."""
-        engine.add_event_handler(Events.STARTED, self._load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        """Load at STARTED if asked to, save at EPOCH_COMPLETED after all other handlers, choose at COMPLETED."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._choose)
 
+    def _start(self, engine: Engine) -> None:
+        # Registered now, and so last: an epoch that last.pt holds is not repeated, so all that is recorded of it must
+        # have been recorded before.
+        if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        if self.resume:
+            self._load(engine)
+
     def _load(self, engine: Engine) -> None:
-        if not self.resume:
-            return
         saved = load_checkpoint(self.folder / "last.pt")
         self.network.load_state_dict(saved["model"])
         for name, item in self.stateful.items():

@@ -146,8 +146,8 @@ class ConsistencyLoss(nn.Module):
         absent = [name for name in self.supervise if name not in self.views]
         if absent or not self.supervise:
             raise ValueError(f"supervise: {list(self.supervise)} must name stacked views, one of {list(self.views)}")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight: {weight} is not a finite number >= 0")
+        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight: {weight!r} is not a finite number >= 0")
         if divergence not in DIVERGENCES:
             raise ValueError(f"divergence: '{divergence}' is unknown; choose one of {sorted(DIVERGENCES)}")
         self.weight, self.divergence = float(weight), divergence

@@ -315,6 +315,8 @@ RECIPES = {
     "unknown_target.yaml": "views: {clean: {_target_: rtda.pipeline.views.Dirty}}\nstack: [clean]\n",
     "unknown_id.yaml": "views: {adversarial: '@attak'}\nstack: [adversarial]\n",
     "faulty.yaml": "weight: $3 +\n",
+    "one_name.yaml": "stack: clean\n",
+    "no_number.yaml": "weight: heavy\n",
 }
 PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.balls.L2, radius: %s}, %s: 2}"
 
@@ -332,6 +334,8 @@ PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.ball
         (["--recipe", "unknown_target.yaml"], ["views: ", "rtda.pipeline.views.Dirty"]),
         (["--recipe", "unknown_id.yaml"], ["views: ", "attak"]),
         (["--recipe", "faulty.yaml"], ["weight: ", "syntax"]),
+        (["--recipe", "one_name.yaml"], ["stack: 'clean' is not a list of view names"]),
+        (["--recipe", "no_number.yaml"], ["weight: 'heavy' is not a finite number"]),
         (["--recipe", "latin.yaml"], ["latin.yaml: byte 2: not UTF-8"]),
         (["--recipe", "folder.yaml"], ["folder.yaml: recipe: "]),
         (["--recipe", "."], ["recipe: "]),
@@ -385,6 +389,9 @@ def test_a_run_that_ends_before_the_radius_is_full_is_refused(rtda, tiny):
 def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny):
     options = ["--recipe", "rtda", "--output-dir", str(workshop / "runs/rtda")]
     refused(rtda(*TRAIN, *tiny, *options), "rtda: rtda: run", "--resume")
+    Path("started/bundle").mkdir(parents=True)  # as a start leaves it that was killed before config.yaml
+    options = ["--recipe", "rtda", "--output-dir", "started"]
+    refused(rtda(*TRAIN, *tiny, *options), "rtda: started: run: the folder is not empty, and no run; remove it")
 
 
 @pytest.mark.parametrize(
@@ -520,8 +527,9 @@ def test_a_full_disk_under_the_record_of_metrics_is_told_with_its_name(open_coho
     cure = "free space or choose another folder"
     assert (status, last) == (1, [f"rtda: metrics.jsonl: cannot be written (File too large); {cure}"])
     assert "Traceback" not in told
-    assert load_checkpoint(Path("runs/full/last.pt"))["epoch"] == 1
+    assert not Path("runs/full/last.pt").exists()  # an epoch is recorded before it is saved, so this one is repeated
     assert main([str(word) for word in [*command, "--resume", "runs/full"]]) == 0
+    assert [line["epoch"] for line in RunRecord("runs/full").read()] == [1]
 
 
 def unprivileged():

@@ -58,10 +58,12 @@ def play(folder, scores, attacked=True, resume=False, losses=None, tolerance=0.0
     keeper.resume = resume
     keeper.attach(engine)
 
-    @engine.on(Events.EPOCH_COMPLETED)
-    def die(engine):
-        if engine.state.epoch == stop:
-            raise KeyboardInterrupt
+    @engine.on(Events.STARTED)
+    def die_after_saving(engine):
+        @engine.on(Events.EPOCH_COMPLETED)
+        def die(engine):
+            if engine.state.epoch == stop:
+                raise KeyboardInterrupt
 
     if stop is None:
         engine.run([0], max_epochs=len(scores))

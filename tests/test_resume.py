@@ -65,6 +65,31 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(workshop, tiny, tmp_path
     assert lines(tmp_path / "runs/rtda") == lines(workshop / "runs/rtda")
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_stop_beside_the_checkpoint_loses_no_line_of_the_record(workshop, tiny, tmp_path, monkeypatch, written):
+    """Whether last.pt was written or not, an epoch stands in metrics.jsonl once: what it holds was recorded before."""
+    from rtda.pipeline import handlers
+
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "phantom_rtda", "--recipe", "rtda", "--run-name", "rtda", *tiny]
+    save = handlers.save_checkpoint
+
+    def stopped(path, content):
+        if path.name != "last.pt":
+            return save(path, content)
+        if written:
+            save(path, content)
+        raise StopHereError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(handlers, "save_checkpoint", stopped)
+        assert main(command) == 1
+    assert Path("runs/rtda/last.pt").exists() == written
+    assert main([*command, "--resume", "runs/rtda"]) == 0
+    assert same("runs/rtda", workshop / "runs/rtda", "best.pt")
+    assert lines(tmp_path / "runs/rtda") == lines(workshop / "runs/rtda")
+
+
 def test_resuming_a_finished_run_changes_nothing(workshop, tiny, tmp_path):
     run = tmp_path / "rtda"
     shutil.copytree(workshop / "runs/rtda", run)
@@ -183,7 +208,7 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(workshop, tiny, tmp
     resume = [*train, "killed", "--resume", "runs/killed"]
     for epoch in (1, 2):  # in the second and in the third
         child = begin(*resume)
-        wait_for(lambda epoch=epoch: (run / "metrics.jsonl").is_file() and len(lines(run)) == epoch)
+        wait_for(lambda epoch=epoch: (run / "last.pt").is_file() and load_checkpoint(run / "last.pt")["epoch"] == epoch)
         time.sleep(moment.uniform(0, 0.8) * seconds[epoch])
         kill(child)
         assert load_checkpoint(run / "last.pt")["epoch"] == epoch

@@ -21,6 +21,7 @@ from ..delivery.bundle import (
     find_bundle,
     find_recipe,
     find_run,
+    is_run,
     read_yaml,
 )
 from . import made, quieten
@@ -71,8 +72,11 @@ def _named(bundle: Bundle, recipe: Path, given: dict[str, Any], resumed: Run | N
     seed = given.get("seed", read_yaml(bundle.config("train"))["seed"])
     name = given.get("run_name", f"{bundle.name}-{recipe.stem}-{seed}")
     folder = Path(given.get("output_dir", Path("runs") / name))
-    if folder.exists() and any(folder.iterdir()):
+    if is_run(folder):
         raise BundleError(f"{folder.name}: run: exists already; go on with --resume, or choose another --run-name")
+    if folder.exists() and any(folder.iterdir()):
+        cure = "remove it (a start that was killed leaves such a one), or choose another --run-name"
+        raise BundleError(f"{folder.name}: run: the folder is not empty, and no run; {cure}")
     return {**given, "run_name": name, "output_dir": str(folder)}
 
 
@@ -113,6 +117,10 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
 def _check_settings(parser: Any) -> None:
     """Refuse in one line what a user may have written wrongly, before any image is read."""
     values = {name: made(parser, name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
+    for name in ("stack", "supervise"):
+        if not isinstance(values[name], list):
+            raise BundleError(f"{name}: {values[name]!r} is not a list of view names; write [clean, adversarial]")
+    made(parser, "loss")
     _check_radii(values["views"])
     if values["val_interval"] > values["max_epochs"]:
         raise BundleError(
