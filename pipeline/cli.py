@@ -97,8 +97,8 @@ def _verb(verbs: Any, name: str, module: str, help: str) -> argparse.ArgumentPar
 
 
 def _data(verbs: Any) -> None:
-    kinds = verbs.add_parser("data", help="make cohorts and data lists", allow_abbrev=False)
-    kinds = kinds.add_subparsers(metavar="phantom|build", required=True)
+    kinds = verbs.add_parser("data", help="make cohorts and data lists, and check images", allow_abbrev=False)
+    kinds = kinds.add_subparsers(metavar="phantom|build|check", required=True)
     phantom = _verb(kinds, "phantom", "phantom", "make the synthetic cohort: DICOM films and their data list")
     phantom.add_argument("-o", "--output", default="data/phantom", help="folder of the cohort (default: %(default)s)")
     phantom.add_argument("--films", type=int, default=1600, help="number of films (default: %(default)s)")
@@ -125,6 +125,18 @@ def _data(verbs: Any) -> None:
     build.add_argument("--licence", default="", help="licence of the images, written into the list")
     build.add_argument("--source", default="", help="where the images come from, written into the list")
     build.add_argument("--seed", type=int, default=0)
+    check = _verb(kinds, "check", "check", "show what is decided about each image (window, polarity, crop …), and why")
+    check.add_argument("files", metavar="FILES|FOLDER", nargs="+")
+    check.add_argument("-o", "--output", metavar="PNG", help="contact sheet to write: thumbnails by number, no names")
+    check.add_argument("--markdown", metavar="FILE", help="table to write (Markdown)")
+    check.add_argument("--bundle", metavar="NAME", help="decide as this bundle does (default: as DICOM alone says)")
+    check.add_argument(
+        "--choose",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a choice of rtda.transforms.display.Choices, above the bundle's: hu_window=[40,400]; repeatable",
+    )
 
 
 def _train(verbs: Any, argv: Sequence[str]) -> None:

@@ -288,8 +288,8 @@ def test_voi_polarity_and_padding_are_for_monochrome_only(film_header, make_lut)
     )  # fmt: skip
     image = tensor([[[255, 255, 255], [255, 0, 0], [0, 0, 0]]], fields)
     assert image.as_tensor()[0, 0] == pytest.approx([1, 0.299, 0])
-    decided = {key: image.meta[key] for key in ("rescale", "window", "inverted", "padding")}
-    assert decided == {"rescale": "", "window": "", "inverted": False, "padding": False}
+    decided = {key: image.meta[key] for key in ("rescale", "window", "polarity", "padding")}
+    assert decided == {"rescale": "", "window": "", "polarity": "as stored (RGB)", "padding": False}
 
 
 def palette(red, green=None, blue=None, first=0, bits=8, raw=False, little=True):

@@ -449,22 +449,22 @@ def test_a_window_of_the_file_goes_before_the_bundles_intensity(film_header):
 
 
 @pytest.mark.parametrize(
-    ("photometric", "shape", "inverted"),
+    ("photometric", "shape", "polarity"),
     [
-        ("MONOCHROME2", None, False),
-        ("MONOCHROME1", None, True),
-        ("MONOCHROME2", "IDENTITY", False),
-        ("MONOCHROME1", "INVERSE", True),  # restated, not inverted twice
+        ("MONOCHROME2", None, "as stored (MONOCHROME2)"),
+        ("MONOCHROME1", None, "inverted (MONOCHROME1)"),
+        ("MONOCHROME2", "IDENTITY", "as stored (PresentationLUTShape IDENTITY)"),
+        ("MONOCHROME1", "INVERSE", "inverted (PresentationLUTShape INVERSE)"),  # restated, not inverted twice
     ],
 )
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 90, "WindowWidth": 77}])
-def test_polarity_is_applied_once(film_header, photometric, shape, inverted, window):
+def test_polarity_is_applied_once(film_header, photometric, shape, polarity, window):
     """Exactly once, as 1 − y; INVERSE restates MONOCHROME1, it is no second inversion."""
     header = film_header(PhotometricInterpretation=photometric, PresentationLUTShape=shape, **window)
     image = tensor(ALL_8_BIT, header)
     plain = film(ALL_8_BIT, film_header(**window))
-    assert image.as_tensor()[0].numpy() == pytest.approx(1 - plain if inverted else plain, abs=ULP)
-    assert image.meta["inverted"] is inverted
+    assert image.as_tensor()[0].numpy() == pytest.approx(1 - plain if "inverted" in polarity else plain, abs=ULP)
+    assert image.meta["polarity"] == polarity
 
 
 @pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")])
@@ -476,6 +476,13 @@ def test_contradicting_polarity_needs_a_choice(film_header, photometric, shape):
     by_shape = [[1, 0]] if shape == "INVERSE" else [[0, 1]]
     assert film([[0, 255]], header, Choices(polarity="shape")).tolist() == by_shape
     assert film([[0, 255]], header, Choices(polarity="photometric")).tolist() == np.subtract(1, by_shape).tolist()
+    for choice, reason, other in [
+        ("shape", f"PresentationLUTShape {shape}", photometric),
+        ("photometric", photometric, f"PresentationLUTShape {shape}"),
+    ]:
+        told = tensor([[0, 255]], header, Choices(polarity=choice)).meta["polarity"]
+        assert told.endswith(f" ({reason}, against {other})")
+        assert told.startswith("inverted" if reason.endswith(("MONOCHROME1", "INVERSE")) else "as stored")
 
 
 def test_shapes_other_than_identity_and_inverse_are_refused(film_header):
@@ -575,6 +582,15 @@ def test_in_range_and_monotone_up_to_polarity(film_header, slope, centre, width,
         ({"lut_item": -1}, "lut_item: -1 is no item; they count from 0"),
         ({"window_item": -1}, "window_item: -1 is no item; they count from 0"),
         ({"region": -2}, "region: -2 is no item; they count from 0"),
+        ({"lut_item": "first"}, "lut_item: 'first' is no item"),
+        ({"hu_window": 400}, "hu_window: 400 is not"),
+        ({"hu_window": ["40", "400"]}, r"hu_window: \['40', '400'\] is not"),
+        ({"intensity": 5}, "intensity: 5 is neither"),
+        ({"intensity": {"range": [0, "1"]}}, "intensity: .* is neither"),
+        ({"allow_for_processing": "no"}, "allow_for_processing: 'no' is not one of False, True"),
+        ({"allow_rescale_type": None}, "allow_rescale_type: None is not one of False, True"),
+        ({"max_pixels": "many"}, "max_pixels: 'many' is not a whole number above 0"),
+        ({"max_pixels": 0}, "max_pixels: 0 is not a whole number above 0"),
         ({"lut_item": 0, "window_item": 0}, "lut_item: a LUT and a window are named; name one"),
     ],
 )

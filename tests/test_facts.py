@@ -41,8 +41,8 @@ def test_facts_are_a_closed_list_without_identity(film_header):
         "pixel_spacing": absent(2), "imager_spacing": absent(2),
         "image_position": absent(3), "image_orientation": absent(6),
         "rows": 16, "columns": 16, "frame": 0,
-        "rescale": "identity", "window": "declared 0..255", "inverted": False, "padding": False,
-        "crop": "", "mirrored": False,
+        "rescale": "identity", "window": "declared 0..255", "polarity": "as stored (MONOCHROME2)",
+        "padding": False, "crop": "", "mirrored": False,
     }  # fmt: skip
     assert all(type(found[key]) is type(NO_FACTS[key]) for key in NO_FACTS)
     for secret in ("Doe", "4711", "20200131", "1950", "1.2.33", "1.2.44", "1.2.3'", "A99", "Elsewhere"):

@@ -22,7 +22,7 @@ from pydicom.encaps import generate_frames, get_frame
 from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]  # not in its __all__
 
 from .codestream import size_of
-from .display import Choices, Floats, check_hounsfield, displayed, inverted, modality, padding, read_palette
+from .display import Choices, Floats, check_hounsfield, displayed, modality, padding, polarity, read_palette
 from .facts import Facts, facts_of
 from .header import (
     DicomError,
@@ -235,7 +235,7 @@ def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Fac
         return units.x[index[~masked[index]]]
 
     table, window = displayed(units, header, choices, own)
-    turned = inverted(header, choices)
+    turned, why = polarity(header, choices)
     table = 1 - table if turned else table
     table[masked] = 0
     met = np.zeros(len(every), bool)
@@ -245,7 +245,7 @@ def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Fac
         index = stored[block].astype(np.int32) - low
         image[block] = single[index]
         met[index[masked[index]]] = True
-    decided: Facts = {"rescale": units.name, "window": window, "inverted": turned, "padding": bool(met.any())}
+    decided: Facts = {"rescale": units.name, "window": window, "polarity": why, "padding": bool(met.any())}
     return image, decided
 
 
@@ -264,7 +264,8 @@ def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
             raise refuse(header, "BitsStored", f"pixels are no three samples up to {full}; correct the header")
         for block in _blocks(stored):
             image[block] = stored[block] / full @ LUMA
-    return image.clip(0, 1), {"rescale": "", "window": "", "inverted": False, "padding": False, "crop": ""}
+    why = f"as stored ({text(header, 'PhotometricInterpretation')})"
+    return image.clip(0, 1), {"rescale": "", "window": "", "polarity": why, "padding": False, "crop": ""}
 
 
 def _blocks(stored: Stored) -> Iterator[slice]:

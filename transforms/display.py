@@ -10,6 +10,8 @@ Source: PS3.4 N.2 (the order), PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,13 +73,16 @@ class Choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
         for name in ("lut_item", "window_item", "region"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is no item; they count from 0")
+            item = getattr(self, name)
+            if item is not None and not (isinstance(item, int) and item >= 0):
+                raise ValueError(f"{name}: {item!r} is no item; they count from 0")
         if self.lut_item is not None and self.window_item is not None:
             raise ValueError("lut_item: a LUT and a window are named; name one")
         hu = self.hu_window
-        if hu is not None and not (len(hu) == 2 and np.isfinite(hu).all() and hu[1] > 0):
+        if hu is not None and not (_two_numbers(hu) and hu[1] > 0):
             raise ValueError(f"hu_window: {hu!r} is not (centre, width > 0) in HU")
+        if not (isinstance(self.max_pixels, int) and self.max_pixels > 0):
+            raise ValueError(f"max_pixels: {self.max_pixels!r} is not a whole number above 0")
         _check_intensity(self.intensity)
 
 
@@ -85,20 +90,27 @@ _KNOWN: Mapping[str, tuple[Any, ...]] = {
     "polarity": ("agree", "shape", "photometric"),
     "lut_range": ("declared", "data"),
     "chest_wall": (None, "left", "right"),
+    "allow_for_processing": (False, True),
+    "allow_rescale_type": (False, True),
 }
 
 
-def _check_intensity(intensity: Mapping[str, tuple[float, float]] | None) -> None:
+def _two_numbers(pair: Any) -> bool:
+    """Whether it is a pair of finite numbers; a bundle's YAML may say anything."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        return False
+    return all(isinstance(one, (int, float)) and abs(one) <= sys.float_info.max for one in pair)
+
+
+def _check_intensity(intensity: Any) -> None:
     if intensity is None:
         return
-    largest = np.finfo(np.float64).max
-    limits = {"range": (-largest, largest), "percentiles": (0, 100)}
-    pairs = [(limits[name], tuple(pair)) for name, pair in intensity.items() if name in limits and len(pair) == 2]
+    limits = {"range": (-math.inf, math.inf), "percentiles": (0, 100)}
+    named = intensity.items() if isinstance(intensity, Mapping) else ()
+    pairs = [(limits[name], pair) for name, pair in named if name in limits and _two_numbers(pair)]
     sound = [bounds[0] <= low < high <= bounds[1] for bounds, (low, high) in pairs]
-    if len(intensity) != 1 or sound != [True]:
-        raise ValueError(
-            f"intensity: {dict(intensity)!r} is neither {{'range': [lo, hi]}} nor {{'percentiles': [p, q]}}"
-        )
+    if len(named) != 1 or sound != [True]:
+        raise ValueError(f"intensity: {intensity!r} is neither {{'range': [lo, hi]}} nor {{'percentiles': [p, q]}}")
 
 
 # Windows
@@ -387,10 +399,23 @@ def _declared(units: Modality, header: Dataset) -> tuple[Floats, str]:
     return (units.x - units.low) / (units.high - units.low), f"declared {units.low:g}..{units.high:g}"
 
 
-def inverted(header: Dataset, choices: Choices) -> bool:
-    """Whether 1 − y is due. INVERSE *restates* MONOCHROME1, it is no second inversion (PS3.3 C.8.11.3)."""
-    photometric = text(header, "PhotometricInterpretation")
-    shape = text(header, "PresentationLUTShape")
+def polarity(header: Dataset, choices: Choices) -> tuple[bool, str]:
+    """Whether 1 − y is due, and why. INVERSE *restates* MONOCHROME1, it is no second inversion (PS3.3 C.8.11.3).
+
+    Args:
+        header: of a grey image.
+        choices: of the bundle.
+
+    Raises:
+        DicomError: another shape, or one that contradicts the photometric interpretation where no choice is made.
+
+    Example:
+        >>> header = Dataset()
+        >>> header.PhotometricInterpretation, header.PresentationLUTShape = "MONOCHROME1", "INVERSE"
+        >>> polarity(header, Choices())
+        (True, 'inverted (PresentationLUTShape INVERSE)')
+    """
+    photometric, shape = text(header, "PhotometricInterpretation"), text(header, "PresentationLUTShape")
     if shape not in ("", "IDENTITY", "INVERSE"):
         raise refuse(header, "PresentationLUTShape", f"{quoted(shape)} is not IDENTITY or INVERSE; correct the header")
     by_photometric = photometric == "MONOCHROME1"
@@ -398,4 +423,8 @@ def inverted(header: Dataset, choices: Choices) -> bool:
     if by_shape != by_photometric and choices.polarity == "agree":
         cure = f"{shape} contradicts PhotometricInterpretation {photometric}; set polarity to 'shape' or 'photometric'"
         raise refuse(header, "PresentationLUTShape", cure)
-    return by_photometric if choices.polarity == "photometric" else by_shape
+    turned, reasons = by_shape, [f"PresentationLUTShape {shape}" if shape else photometric, photometric]
+    if choices.polarity == "photometric":
+        turned, reasons = by_photometric, reasons[::-1]
+    against = f", against {reasons[1]}" if by_shape != by_photometric else ""
+    return turned, f"{'inverted' if turned else 'as stored'} ({reasons[0]}{against})"

@@ -45,10 +45,11 @@ NO_FACTS: Mapping[str, Fact] = {
     **dict.fromkeys((*COPIED, "projection", "patient_orientation", "age_group", *IDENTIFIERS), ""),
     **{name: (math.nan,) * count for name, count in MEASURED.items()},
     **{"rows": 0, "columns": 0, "frame": 0},
-    **{"rescale": "", "window": "", "inverted": False, "padding": False, "crop": "", "mirrored": False},
+    **{"rescale": "", "window": "", "polarity": "", "padding": False, "crop": "", "mirrored": False},
 }
 """Every reader returns these keys with these types, so that films of several formats collate in one batch. The last
-line is what was decided: modality transform, LUT or window, polarity, whether padding was met, crop, mirroring."""
+line is what was decided: modality transform, LUT or window, polarity and why, whether padding was met, crop,
+mirroring."""
 
 VIEWS = {
     **{"399348003": "AP", "272479007": "PA", "399173006": "LL", "399198007": "RL", "399067008": "LATERAL"},

@@ -35,6 +35,10 @@ class ImageError(ValueError):
     """A refused image, as one line ``<basename>: <field>: <what is wrong; what to do>``."""
 
 
+class ForeignFile(ImageError):  # noqa: N818 - what it is, not what went wrong
+    """A file of none of the formats that are read."""
+
+
 class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
     """MONAI reader of single films: (rows, columns) float32 in [0, 1], whatever the format.
 
@@ -151,7 +155,9 @@ def _format(path: Path) -> str:
         return "NIfTI"
     if dicom.looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
         return "DICOM"
-    raise _refuse(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")
+    raise ForeignFile(
+        one_line(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")
+    )
 
 
 def check_pixels(image: npt.NDArray[Any], path: Path) -> None:
@@ -213,7 +219,7 @@ def _nifti(path: Path) -> Floats:
             data = file.read(MAX_BYTES)
     kind = nifti_class(data[:1024])
     if kind is None:
-        raise _refuse(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI")
+        raise ForeignFile(one_line(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI"))
     image = kind.from_bytes(data)
     shape = image.shape
     if len(shape) < 2 or any(size != 1 for size in shape[2:]):
