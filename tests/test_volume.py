@@ -266,7 +266,7 @@ def test_mr_takes_the_range_of_the_bundle(write_series):
     ("fields", "each", "match"),
     [
         ({"WindowCenter": 500, "WindowWidth": 90}, {2: {"WindowCenter": 501}}, f"{name(2)}: WindowCenter: differs"),
-        ({}, {}, f"{name(0)}: WindowCenter: missing, and percentiles would be each slice's own"),
+        ({}, {}, f"{name(0)}: WindowCenter: not used, and percentiles would be each slice's own"),
     ],
 )
 def test_one_grey_level_means_one_thing_in_a_volume(write_series, fields, each, match):
