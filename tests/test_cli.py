@@ -145,7 +145,7 @@ def test_a_bad_file_has_an_error_row_and_the_rest_go_on(rtda, workshop, cohort, 
     status, _, told = rtda("infer", workshop / "rtda.zip", films, "-o", "out.csv")
     rows = read_csv("out.csv")
     assert status == 1
-    assert "2 of 5 files have errors" in told
+    assert "2 of 5 images have errors" in told
     assert [Path(row["file"]).name for row in rows] == ["a.dcm", "b.dcm", "c.dcm", "d.png", "e.nii.gz"]
     assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
     assert [bool(row["predicted"]) for row in rows] == [True, False, False, True, True]
