@@ -316,6 +316,7 @@ RECIPES = {
     "unknown_id.yaml": "views: {adversarial: '@attak'}\nstack: [adversarial]\n",
     "faulty.yaml": "weight: $3 +\n",
 }
+CHOICES = "{_target_: rtda.transforms.display.Choices, %s}"
 PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.balls.L2, radius: %s}, %s: 2}"
 
 
@@ -343,6 +344,12 @@ PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.ball
         (["--recipe", "rtda", "--radius", "foo"], ["--radius: 'foo' is not a number"]),
         (["--recipe", "rtda", "--radius", "$foo"], ["radius: cannot be made: name 'foo' is not defined"]),
         (["--recipe", "rtda", "--attack", "PGD"], ["--attack: 'PGD' is not a mapping"]),
+        (
+            ["--recipe", "rtda", "--choices", "{polarity: shape}"],
+            ["shape}' is not a mapping with _target_"],
+        ),
+        (["--recipe", "rtda", "--choices", CHOICES % "polarity: up"], ["polarity: 'up' is not one of 'agree'"]),
+        (["--recipe", "rtda", "--choices", CHOICES % "polarty: shape"], ["choices: cannot be made", "polarty"]),
         (["--recipe", "rtda", "--attack", "{a: ["], ["--attack: '{a: [' is not a mapping"]),
         (["--recipe", "rtda", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),
         (["--recipe", "adversarial_augmentation", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ListError(f"{out.name or out}: output: a folder; give the JSON file to write")
     if not (0 <= arguments.validation < 1 and 0 <= arguments.test < 1):
         raise ListError("validation, test: must be shares from 0 to below 1")
-    collect = partial(from_dicom, facts=_facts) if arguments.dicom else from_csv
+    collect = partial(from_dicom, facts=facts_of) if arguments.dicom else from_csv
     classes = arguments.classes.split(",") if arguments.classes else None
     key = arguments.key or str(out.parent / PRIVATE_KEY)
     items, classes = collect(Path(arguments.csv), folder, key_from(key), classes)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(path: Path, hashed: Callable[[str], str]) -> Sequence[Mapping[str, Any]]:
+def facts_of(path: Path, hashed: Callable[[str], str]) -> Sequence[Mapping[str, Any]]:
     """Facts of each frame of a DICOM image, as the reader states them; none of any other file."""
     from rtda.transforms.dicom import looks_like_dicom, read_facts
     from rtda.transforms.header import DicomError
