@@ -508,7 +508,7 @@ def test_faulty_dicom_tables_are_refused(dicom_films, write_film):
 def test_every_frame_of_a_loop_is_an_item_with_an_id_of_its_own(dicom_films, write_film):
     who = {"PatientID": " MRN0  b", "SOPInstanceUID": "1.2.9", "PatientAge": "018M"}
     write_film(dicom_films / "films/loop.dcm", LOOP, **who)
-    path = write_csv(dicom_films, patient_labels(ids=("MRN0 b", "MRN1")))
+    path = write_csv(dicom_films, patient_labels(ids=("MRN0  b", "MRN1")))
     items, _ = from_dicom(path, dicom_films, b"secret")
     loop = [item for item in items if "loop" in item["image"]]
     assert [item["image"] for item in loop] == [f"films/loop.dcm#frame={k}" for k in range(3)]
