@@ -200,7 +200,7 @@ def _number(text: str) -> int | float:
 
 def _mapping(text: str) -> dict[str, Any]:
     content = yaml.safe_load(text)
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or "_target_" not in content:
         raise ValueError
     return content
 
@@ -210,7 +210,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "whole number ≥ 1": partial(_whole, least=1),
     "number": _number,
     "text": str,
-    "mapping": _mapping,
+    "mapping with _target_": _mapping,
 }
 
 
@@ -239,9 +239,9 @@ def _report(verbs: Any) -> None:
 
 
 def _infer(verbs: Any) -> None:
-    infer = _verb(verbs, "infer", "infer", "predict DICOM, PNG, JPEG and NIfTI files; a bad file gets an error row")
+    infer = _verb(verbs, "infer", "infer", "predict DICOM, PNG, JPEG and NIfTI: a row, or an error row, for each frame")
     infer.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder, run folder, or installed bundle")
-    infer.add_argument("files", metavar="FILES|FOLDER", nargs="+")
+    infer.add_argument("files", metavar="FILES|FOLDER", nargs="+", help="a frame of a file is FILE#frame=3, from 0")
     infer.add_argument("-o", "--output", help="CSV to write (default: the terminal)")
 
 

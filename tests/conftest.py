@@ -42,8 +42,9 @@ def real_data() -> Path:
 def cohort(tmp_path_factory) -> Path:
     """Folder of the smallest phantom cohort that trains: 96 films; not to be changed."""
     from rtda.pipeline.data.phantom import Phantom, build
+    from rtda.transforms.facts import age_group
 
-    return build(tmp_path_factory.mktemp("data") / "cohort", Phantom(films=96)).parent
+    return build(tmp_path_factory.mktemp("data") / "cohort", Phantom(films=96), age_group).parent
 
 
 @pytest.fixture(scope="session")

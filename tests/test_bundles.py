@@ -7,17 +7,23 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.handlers import from_engine
+from monai.transforms import Compose
 from rtda.pipeline.delivery.bundle import INSTALLED, RECIPE_IDS, ROOT_IDS
 from rtda.pipeline.handlers import RadiusWarmUp
 from rtda.pipeline.views import make_views, plain
+from rtda.transforms.display import Choices
+from rtda.transforms.facts import NO_FACTS
+from rtda.transforms.reader import FilmReader
 
 BUNDLES = sorted(path.parent for path in INSTALLED.glob("*/configs"))
 RECIPES = sorted((INSTALLED / "recipes").glob("*.yaml"))
@@ -109,10 +115,68 @@ def test_training_and_inference_have_one_network_and_one_preprocessing(bundle):
     assert inference["image_transforms"] == kept
 
 
+@each_bundle
+def test_training_and_inference_read_by_one_reader_with_the_same_choices_all_of_them_stated(bundle):
+    parts = {"train": config(bundle, "train")["preprocessing"]}
+    parts["inference"] = config(bundle, "inference")["image_transforms"]
+    stated = [config(bundle, name)["choices"] for name in parts]
+    assert stated[0] == stated[1]
+    assert set(stated[0]) == {"_target_", *(field.name for field in fields(Choices))}
+    for name, steps in parts.items():
+        parser = ConfigParser(config(bundle, name))
+        reader = parser.get_parsed_content("reader")
+        assert type(reader) is FilmReader
+        assert reader.choices == parser.get_parsed_content("choices") == Choices()
+        assert [step["reader"] for step in steps if step["_target_"].startswith("LoadImage")] == ["@reader"]
+
+
+IDENTITY = {
+    **{"PatientName": "Zebra^Quagga", "PatientID": "Z4711", "PatientBirthDate": "19010203", "StudyDate": "20200131"},
+    **{"AccessionNumber": "Q99", "InstitutionName": "St. Elsewhere", "StudyInstanceUID": "1.2.3.4.5"},
+}
+
+
+MONAIS = ("affine", "spatial_shape", "original_channel_dim")
+"""What MONAI itself keeps of an image, besides its path."""
+
+
+@each_bundle
+def test_no_fact_leaves_the_chains_beyond_the_closed_list(bundle, write_film, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9)).astype(np.uint8)
+    item = {"image": str(write_film(tmp_path / "film", pixels, **IDENTITY)), "label": 0, "patient_id": "a", "sex": "F"}
+    train = Compose(ConfigParser(config(bundle, "train")).get_parsed_content("preprocessing"))(item)
+    assert {key: type(value) for key, value in train.items()} == {"image": torch.Tensor, "label": int}
+    image = ConfigParser(config(bundle, "inference")).get_parsed_content("preprocessing")({"image": item["image"]})
+    meta = {key: value for key, value in image["image"].meta.items() if key != "filename_or_obj"}  # asked for by MONAI
+    assert {key for key in meta if key.startswith("film_")} == {f"film_{key}" for key in (*NO_FACTS, "format")}
+    assert {key for key in meta if not key.startswith("film_")} == set(MONAIS)
+    assert not [word for word in IDENTITY.values() if word in str(meta)]
+
+
+@each_bundle
+def test_monai_alone_finds_every_frame(bundle, write_film, tmp_path):
+    loop = np.random.default_rng(0).integers(0, 256, (3, 9, 9)).astype(np.uint8)
+    write_film(tmp_path / "a.dcm", loop)
+    write_film(tmp_path / "b.dcm", loop[0])
+    parser = ConfigParser(config(bundle, "inference") | {"dataset_dir": str(tmp_path), "image_size": 9})
+    dataset = parser.get_parsed_content("dataset")
+    for item, frame in zip(dataset, [*loop, loop[0]], strict=True):
+        np.testing.assert_allclose(plain(item["image"])[0].numpy(), frame / 255, rtol=0, atol=1e-6)
+
+
 def test_the_bundles_differ_in_no_transform():
     first, *others = (config(bundle, "inference") for bundle in BUNDLES)
     for other in others:
-        for name in ("image_transforms", "preprocessing", "dataset", "handlers", "evaluator", "postprocessing"):
+        for name in (
+            "choices",
+            "reader",
+            "image_transforms",
+            "preprocessing",
+            "dataset",
+            "handlers",
+            "evaluator",
+            "postprocessing",
+        ):
             assert other[name] == first[name]
 
 
@@ -208,9 +272,9 @@ def test_a_config_says_by_which_command_it_runs(bundle, file):
 
 
 @each_bundle
-def test_inference_needs_two_of_our_modules_only(bundle):
+def test_inference_needs_three_of_our_modules_only(bundle):
     used = set(re.findall(r"rtda\.[a-z_.]+\.", (bundle / "configs/inference.yaml").read_text()))
-    assert used == {"rtda.pipeline.networks.", "rtda.transforms.reader."}
+    assert used == {"rtda.pipeline.networks.", "rtda.transforms.display.", "rtda.transforms.reader."}
 
 
 # Run by MONAI alone

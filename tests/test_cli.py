@@ -145,7 +145,7 @@ def test_a_bad_file_has_an_error_row_and_the_rest_go_on(rtda, workshop, cohort, 
     status, _, told = rtda("infer", workshop / "rtda.zip", films, "-o", "out.csv")
     rows = read_csv("out.csv")
     assert status == 1
-    assert "2 of 5 files have errors" in told
+    assert "2 of 5 images have errors" in told
     assert [Path(row["file"]).name for row in rows] == ["a.dcm", "b.dcm", "c.dcm", "d.png", "e.nii.gz"]
     assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
     assert [bool(row["predicted"]) for row in rows] == [True, False, False, True, True]
@@ -318,6 +318,7 @@ RECIPES = {
     "one_name.yaml": "stack: clean\n",
     "no_number.yaml": "weight: heavy\n",
 }
+CHOICES = "{_target_: rtda.transforms.display.Choices, %s}"
 PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.balls.L2, radius: %s}, %s: 2}"
 
 
@@ -347,6 +348,12 @@ PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.ball
         (["--recipe", "rtda", "--radius", "foo"], ["--radius: 'foo' is not a number"]),
         (["--recipe", "rtda", "--radius", "$foo"], ["radius: cannot be made: name 'foo' is not defined"]),
         (["--recipe", "rtda", "--attack", "PGD"], ["--attack: 'PGD' is not a mapping"]),
+        (
+            ["--recipe", "rtda", "--choices", "{polarity: shape}"],
+            ["shape}' is not a mapping with _target_"],
+        ),
+        (["--recipe", "rtda", "--choices", CHOICES % "polarity: up"], ["polarity: 'up' is not one of 'agree'"]),
+        (["--recipe", "rtda", "--choices", CHOICES % "polarty: shape"], ["choices: cannot be made", "polarty"]),
         (["--recipe", "rtda", "--attack", "{a: ["], ["--attack: '{a: [' is not a mapping"]),
         (["--recipe", "rtda", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),
         (["--recipe", "adversarial_augmentation", "--attack", PGD % (0, "steps")], ["views: adversarial: radius 0"]),

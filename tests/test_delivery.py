@@ -1,6 +1,7 @@
 """What a run hands on: the same preprocessing, network and threshold as in training, whoever uses it."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import scipy.special
 import yaml
+from monai.bundle import ConfigParser
 from PIL import Image
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands.evaluate import table_path, tables_of
 from rtda.pipeline.data import lists
 from rtda.pipeline.delivery.bundle import find_run
-from rtda.pipeline.delivery.infer import found
+from rtda.pipeline.delivery.infer import Classifier, found
 from rtda.pipeline.evidence.table import facts_of, read_table
+from rtda.transforms.display import Choices
 
 
 def read_csv(path):
@@ -77,7 +80,8 @@ def test_packed_metadata_fit_the_schema_and_say_what_its_user_must_know(unzipped
         "image_size": 32,
         "rms_grey_levels": pytest.approx(0.9961),
     }
-    for field in ("temperature", "attack", "training_sampling"):
+    assert stated["choices"] == json.loads(json.dumps(dataclasses.asdict(Choices())))
+    for field in ("temperature", "attack", "training_sampling", "choices"):
         broken = metadata | {"rtda": {k: v for k, v in stated.items() if k != field}}
         with pytest.raises(jsonschema.ValidationError, match=field):
             jsonschema.validate(broken, schema)
@@ -135,6 +139,71 @@ def test_a_burned_in_annotation_is_a_warning_in_its_row(workshop, cohort, write_
     assert burned["warning"].startswith("burned.dcm: BurnedInAnnotation: YES")
     assert clean["warning"] == ""
     assert burned["frame"] == clean["frame"] == "0"
+
+
+def test_the_choices_of_a_run_reach_whoever_infers_with_it(workshop, cohort, tiny, write_film, tmp_path, monkeypatch):
+    """The film contradicts itself, and the run was told what decides; percentiles must stand in the metadata."""
+    monkeypatch.chdir(tmp_path)
+    choices = "{_target_: rtda.transforms.display.Choices, polarity: shape, intensity: {percentiles: [1, 99]}}"
+    train = ["train", "phantom_rtda", "--recipe", "standard", "--run-name", "own", *tiny, "--max-epochs", "1"]
+    assert main([*train, "--choices", choices]) == 0
+    assert main(["evaluate", "runs/own"]) == 0
+    assert main(["pack", "runs/own", "-o", "own.zip"]) == 0
+    with zipfile.ZipFile("own.zip") as archive:
+        stated = json.loads(archive.read("phantom_rtda/configs/metadata.json"))["rtda"]["choices"]
+    assert stated == dataclasses.asdict(Choices(polarity="shape", intensity={"percentiles": [1, 99]}))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30)).astype(np.uint8)
+    film = write_film(tmp_path / "film.dcm", pixels, PresentationLUTShape="INVERSE")
+    for bundle, status in (("own.zip", 0), ("runs/own", 0), (str(workshop / "rtda.zip"), 1)):
+        assert main(["infer", bundle, str(film), "-o", "out.csv"]) == status
+    assert "PresentationLUTShape" in read_csv("out.csv")[0]["error"]
+
+
+@pytest.fixture
+def loop(write_film, tmp_path):
+    """Three frames, of which the second is empty, with two warnings."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 30)).astype(np.uint8)
+    pixels[1] = 7
+    return write_film(tmp_path / "loop.dcm", pixels, BurnedInAnnotation="YES", Modality="US"), pixels
+
+
+def test_every_frame_is_a_row_and_a_files_warnings_stand_once(workshop, loop, write_film, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, pixels = loop
+    films = [write_film(tmp_path / f"{k}.dcm", pixels[k], Modality="US") for k in (0, 2)]
+    (tmp_path / "notes.txt").write_text("seen")
+    files = [str(one) for one in (path, *films, tmp_path / "notes.txt")]
+    assert main(["infer", str(workshop / "rtda.zip"), *files, "-o", "out.csv"]) == 1
+    rows = read_csv("out.csv")
+    named = [(Path(row["file"]).name, row["frame"]) for row in rows]
+    assert named == [*(("loop.dcm", f"{k}") for k in range(3)), ("0.dcm", "0"), ("2.dcm", "0"), ("notes.txt", "0")]
+    assert [row["lesion"] for row in rows] == [
+        rows[3]["lesion"],
+        "",
+        rows[4]["lesion"],
+        *(r["lesion"] for r in rows[3:]),
+    ]
+    assert rows[3]["lesion"] != rows[4]["lesion"]
+    assert rows[1]["error"].startswith("loop.dcm: pixels: all have one value")
+    assert rows[5]["error"].startswith("notes.txt: format: ")
+    assert [row["warning"].count("loop.dcm: ") for row in rows] == [2, 0, 0, 0, 0, 0]
+    assert main(["infer", str(workshop / "rtda.zip"), f"{path}#frame=2", f"{path}#frame=9", "-o", "named.csv"]) == 1
+    third, none = read_csv("named.csv")
+    assert third == rows[2] | {"warning": rows[0]["warning"]}
+    assert (none["file"], none["frame"]) == (str(path), "9")
+    assert none["error"].startswith("loop.dcm: NumberOfFrames: 3, so there is no frame 9")
+
+
+def test_a_frame_of_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^loop\.dcm#frame=1: file: does not exist"):
+        found([str(tmp_path / "loop.dcm#frame=1")])
+
+
+@pytest.mark.parametrize("reader", [None, "PILReader"])
+def test_a_bundle_without_our_reader_has_one_row_a_file(reader):
+    config = {"preprocessing": [], "reader": reader} if reader else {"preprocessing": []}
+    classifier = Classifier(ConfigParser(config), ["a", "b"], 0.5, "")
+    assert classifier.frames(Path("loop.dcm")) == {0: Path("loop.dcm")}
 
 
 def test_an_error_row_says_what_the_reader_says(workshop, tmp_path, monkeypatch):

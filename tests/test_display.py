@@ -445,6 +445,20 @@ def test_a_window_of_the_file_goes_before_the_bundles_intensity(film_header):
     assert film([[51]], header, Choices(intensity={"range": [0, 255]})).tolist() == [[0.5]]
 
 
+@pytest.mark.parametrize("fields", [{"WindowCenter": 51, "WindowWidth": 102}, {"VOILUTSequence": True}, {}])
+def test_a_bundle_may_say_that_its_intensity_goes_first(film_header, make_lut, fields):
+    fields = {"VOILUTSequence": [make_lut([0, 255])]} if "VOILUTSequence" in fields else fields
+    header = film_header(Modality="MR", RescaleSlope=2, **fields)
+    image = tensor([[0, 51]], header, Choices(intensity={"range": [0, 204]}, voi="intensity"))
+    assert image.as_tensor()[0, 0].tolist() == [0, 0.5]
+    assert image.meta["window"] == "range 0..204 of the bundle"
+
+
+def test_ct_has_its_window_in_hu_whatever_the_intensity(film_header):
+    choices = Choices(hu_window=(40, 400), intensity={"range": [0, 1]}, voi="intensity")
+    assert tensor([[1064]], film_header(**CT), choices).meta["window"] == "40/400 HU of the bundle"
+
+
 # -- polarity: C.8.11.3, C.7.6.3.1.2 ---------------------------------------------------------------------------------
 
 
@@ -592,6 +606,13 @@ def test_in_range_and_monotone_up_to_polarity(film_header, slope, centre, width,
         ({"max_pixels": "many"}, "max_pixels: 'many' is not a whole number above 0"),
         ({"max_pixels": 0}, "max_pixels: 0 is not a whole number above 0"),
         ({"lut_item": 0, "window_item": 0}, "lut_item: a LUT and a window are named; name one"),
+        ({"voi": "bundle"}, "voi: 'bundle' is not one of 'header', 'intensity'"),
+        ({"voi": "intensity"}, "voi: 'intensity' needs one, and neither lut_item nor window_item"),
+        (
+            {"voi": "intensity", "intensity": {"range": [0, 1]}, "lut_item": 0},
+            "voi: 'intensity' needs one, and neither",
+        ),
+        ({"voi": "intensity", "intensity": {"range": [0, 1]}, "window_item": 0}, "voi: 'intensity' needs one"),
     ],
 )
 def test_a_mistyped_choice_is_refused(choice, match):

@@ -11,15 +11,21 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from faults import full_disk, read_only
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from pydicom.data import get_testdata_file
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands import build as command
 from rtda.pipeline.data import build, lists, phantom
 from rtda.pipeline.data.lists import ListError
+from rtda.pipeline.delivery.bundle import INSTALLED
 from rtda.transforms import facts
+from rtda.transforms.reader import named_frame
 
 SHARES = {"test": 0.2, "validation": 0.1}
 
@@ -447,13 +453,17 @@ def dicom_films(tmp_path, write_film):
     return tmp_path
 
 
+def from_dicom(csv, folder, key=b"public"):
+    return build.from_dicom(csv, folder, key, facts=command.facts_of)
+
+
 def patient_labels(column="PatientID", ids=("MRN0", "MRN1", "MRN2", "MRN3")):
     return [{column: name, "label": ("well", "ill")[i % 2]} for i, name in enumerate(ids)]
 
 
 def test_dicom_headers_become_items_without_a_name_or_number_of_the_patient(dicom_films, caplog):
     path = write_csv(dicom_films, patient_labels(ids=("MRN0", "MRN1", "MRN2", "absent")))
-    items, classes = build.from_dicom(path, dicom_films, b"secret")
+    items, classes = from_dicom(path, dicom_films, b"secret")
     assert classes == ["ill", "well"]
     assert [i["label"] for i in items] == [1, 1, 0, 0, 1, 1]
     assert items[0] == {
@@ -475,29 +485,121 @@ def test_dicom_headers_become_items_without_a_name_or_number_of_the_patient(dico
 
 def test_dicom_images_can_be_named_one_by_one(dicom_films):
     path = write_csv(dicom_films, patient_labels("SOPInstanceUID", ["1.2.0", "1.2.1", "1.2.5"]))
-    items, _ = build.from_dicom(path, dicom_films, b"public")
+    items, _ = from_dicom(path, dicom_films)
     assert [i["image"] for i in items] == ["films/0.dcm", "films/1.dcm", "films/5.dcm"]
 
 
 def test_faulty_dicom_tables_are_refused(dicom_films, write_film):
     path = write_csv(dicom_films, [{"id": "MRN0", "label": "ill"}])
     with pytest.raises(ListError, match=r"^labels.csv: PatientID: missing; give a column PatientID or SOPInstanceUID"):
-        build.from_dicom(path, dicom_films, b"public")
+        from_dicom(path, dicom_films)
     write_csv(dicom_films, patient_labels(ids=("x", "y")))
     with pytest.raises(ListError, match=r"^labels.csv: PatientID: names no DICOM image below the folder"):
-        build.from_dicom(path, dicom_films, b"public")
+        from_dicom(path, dicom_films)
     write_csv(dicom_films, patient_labels(ids=("MRN0", "MRN0")))
     with pytest.raises(ListError, match=r"^labels.csv: line 3: label: differs from that of line 2; keep one"):
-        build.from_dicom(path, dicom_films, b"public")
+        from_dicom(path, dicom_films)
     write_film(dicom_films / "films/9.dcm", np.zeros((4, 4), np.uint8), SOPInstanceUID="1.2.9", PatientID="")
     write_csv(dicom_films, patient_labels("SOPInstanceUID", ["1.2.0", "1.2.9"]))
     with pytest.raises(ListError, match=r"^9.dcm: PatientID: missing, so its patient cannot be kept in one split"):
-        build.from_dicom(path, dicom_films, b"public")
+        from_dicom(path, dicom_films)
 
 
-@given(number=st.integers(0, 999), unit=st.sampled_from("DWMY"))
-def test_age_groups_are_those_of_the_dicom_reader(number, unit):
-    assert build.age_group(f"{number:03d}{unit}") == facts.age_group(f"{number:03d}{unit}")
+def test_every_frame_of_a_loop_is_an_item_with_an_id_of_its_own(dicom_films, write_film):
+    who = {"PatientID": " MRN0  b", "SOPInstanceUID": "1.2.9", "PatientAge": "018M"}
+    write_film(dicom_films / "films/loop.dcm", LOOP, **who)
+    path = write_csv(dicom_films, patient_labels(ids=("MRN0  b", "MRN1")))
+    items, _ = from_dicom(path, dicom_films, b"secret")
+    loop = [item for item in items if "loop" in item["image"]]
+    assert [item["image"] for item in loop] == [f"films/loop.dcm#frame={k}" for k in range(3)]
+    assert len({item["image_id"] for item in items}) == len(items) == 5
+    assert {(item["patient_id"], item["age_group"]) for item in loop} == {(lists.hashed(b"secret", "MRN0 b"), "0-9")}
+
+
+def test_what_no_bundle_could_read_is_left_out(dicom_films, write_film, caplog):
+    """A segmentation and a report of a patient of the list, a film that is cut; a film for processing may be wanted."""
+    for name in ("liver_1frame.dcm", "reportsi.dcm"):
+        header = pydicom.dcmread(get_testdata_file(name))
+        header.PatientID = "MRN0"
+        header.save_as(dicom_films / "films" / name)
+    fields = {"PatientID": "MRN0", "SOPInstanceUID": "1.2.9", "PresentationIntentType": "FOR PROCESSING"}
+    raw = write_film(dicom_films / "films/raw.dcm", np.zeros((4, 4), np.uint8), **fields)
+    (dicom_films / "films/cut.dcm").write_bytes(raw.read_bytes()[:-2])
+    items, _ = from_dicom(write_csv(dicom_films, patient_labels(ids=("MRN0", "MRN1"))), dicom_films)
+    assert [Path(item["image"]).name for item in items] == ["0.dcm", "1.dcm", "2.dcm", "3.dcm", "raw.dcm"]
+    assert "no DICOM images: cut.dcm, liver_1frame.dcm, notes.txt, reportsi.dcm, labels.csv" in caplog.text
+
+
+# -- frames ----------------------------------------------------------------------------------------------------------
+
+LOOP = np.random.default_rng(3).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def loops(tmp_path, write_film):
+    """A list of frames of two ultrasound loops and a file whose own name looks like a frame's."""
+    (tmp_path / "films").mkdir()
+    region = pydicom.Dataset()
+    region.RegionSpatialFormat = region.RegionDataType = 1
+    region.RegionLocationMinX0 = region.RegionLocationMinY0 = 0
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 7, 3
+    fields = {"Modality": "US", "SOPClassUID": pydicom.uid.UltrasoundMultiFrameImageStorage}
+    for name, pixels in (("a", LOOP), ("b#1", 255 - LOOP)):
+        write_film(tmp_path / f"films/{name}.dcm", pixels, SequenceOfUltrasoundRegions=[region], **fields)
+    write_film(tmp_path / "films/c#frame=1", LOOP[0], SequenceOfUltrasoundRegions=[region], **fields)
+    names = ["films/a.dcm#frame=2", "films/a.dcm#frame=0", "films/b#1.dcm#frame=1", "films/c#frame=1"]
+    return [
+        {"image": name, "label": str(i % 2), "patient_id": "Anna", "split": "train"} for i, name in enumerate(names)
+    ]
+
+
+def test_frames_of_a_list_reach_the_network_as_the_frames_they_are(tmp_path, loops):
+    items, classes = build.from_csv(write_labels(tmp_path, loops), tmp_path, b"public")
+    path = build.write_list(items, classes, tmp_path / "mine.json", {}, 0, {"test": 0, "validation": 0})
+    loaded = lists.load(path, tmp_path, "train")
+    assert [Path(one["image"]).name for one in loaded] == sorted(Path(row["image"]).name for row in loops)
+    chain = Compose(bundle_chain("phantom_rtda", image_size=4))
+    shown = [LOOP[0], LOOP[2], 255 - LOOP[1], LOOP[0]]
+    for item, frame in zip(loaded, shown, strict=True):
+        expected = (frame[:4] / 255).reshape(4, 4, 2).mean(2)  # the region, resized by area
+        np.testing.assert_allclose(chain(item)["image"][0].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def bundle_chain(bundle, **settings):
+    parser = ConfigParser()
+    parser.read_config(str(INSTALLED / bundle / "configs/train.yaml"))
+    parser.update(settings)
+    return parser.get_parsed_content("preprocessing")
+
+
+def write_labels(folder, rows):
+    """As ``write_csv``, but touching no image."""
+    path = folder / "labels.csv"
+    path.write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    return path
+
+
+def test_frames_of_no_file_are_missing(tmp_path, loops):
+    items, classes = build.from_csv(write_labels(tmp_path, loops), tmp_path, b"public")
+    path = build.write_list(items, classes, tmp_path / "mine.json", {}, 0, {"test": 0, "validation": 0})
+    (tmp_path / "films/a.dcm").unlink()
+    with pytest.raises(
+        ListError, match=r"^mine\.json: image: 2 of 4 missing, first a\.dcm#frame=0; check --dataset-dir"
+    ):
+        lists.load(path, tmp_path, "train")
+    with pytest.raises(ListError, match=r"^labels\.csv: line 2: image: a\.dcm#frame=2 not found"):
+        build.from_csv(tmp_path / "labels.csv", tmp_path, b"public")
+
+
+@pytest.mark.parametrize("name", ["a.dcm#frame=", "a.dcm#frame=-1", "a.dcm#frame=01", "a.dcm#frame=x", "#frame=1"])
+def test_what_names_no_frame_is_a_file_of_that_name(name):
+    assert lists.file_of(Path(name)) == named_frame(Path(name))[0] == Path(name)
+
+
+@given(st.text(max_size=9), st.integers(0, 10**6))
+def test_lists_and_reader_agree_on_what_a_frame_is(name, frame):
+    for path in (Path(f"{name}#frame={frame}"), Path(name)):
+        assert lists.file_of(path) == named_frame(path)[0]
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -554,7 +656,7 @@ def some_list(folder, name="mine"):
 
 
 def some_cohort(folder, seed=1):
-    return phantom.build(folder, phantom.Phantom(films=40, size=32, radius=0.1, seed=seed))
+    return phantom.build(folder, phantom.Phantom(films=40, size=32, radius=0.1, seed=seed), facts.age_group)
 
 
 def some_key(folder):

@@ -4,12 +4,18 @@ import numpy as np
 import pydicom
 import pytest
 from rtda.pipeline.data import lists
-from rtda.pipeline.data.phantom import BRIGHTEST, MAXIMUM, Phantom, build, render
+from rtda.pipeline.data import phantom as cohorts
+from rtda.pipeline.data.phantom import BRIGHTEST, MAXIMUM, Phantom, render
 from rtda.transforms.dicom import read_stored, to_tensor
+from rtda.transforms.facts import age_group, facts_of
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 
 SMALL = Phantom(films=60, size=32, radius=0.1, seed=3)
+
+
+def build(folder, phantom):
+    return cohorts.build(folder, phantom, age_group)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +138,10 @@ def test_headers_hold_the_facts_of_the_list(cohort):
         facts = [item[name] for name in ("sex", "projection", "manufacturer", "site")]
         fields = ("PatientSex", "ViewPosition", "Manufacturer", "InstitutionName")
         assert facts == [header[field].value for field in fields]
+        told = facts_of(header)
+        assert {name: item[name] for name in lists.FACTS if name in told} == {
+            name: told[name] for name in ("sex", "age_group", "projection", "manufacturer")
+        }
     for name, count in (("sex", 2), ("projection", 2), ("manufacturer", 2), ("site", 2)):
         assert len({item[name] for item in items.values()}) == count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 from pathlib import Path
 
@@ -152,8 +153,9 @@ def test_a_frame_is_an_item_of_a_list(loop):
     assert batch.meta["film_frame"].tolist() == [3, 0]
 
 
-def test_several_frames_need_a_name(loop):
+def test_several_frames_need_a_name(loop, monkeypatch):
     path, _ = loop
+    monkeypatch.setattr(reader.dicom, "pixel_array", None)  # refused before any of them is decoded
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: several .*loop\.dcm#frame=0, .*frame='all'"):
         read(path)
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: 4, so there is no frame 4; they count from 0"):
@@ -170,10 +172,116 @@ def test_several_frames_need_a_name(loop):
         ("a/loop.dcm#frame=-1", "a/loop.dcm#frame=-1", None),
         ("a/#frame=1", "a/#frame=1", None),
         ("a#frame=1/loop", "a#frame=1/loop", None),
+        ("a/loop#frame=01", "a/loop#frame=01", None),  # a second name of one frame
     ],
 )
 def test_frames_are_named_by_numbers(path, name, frame):
     assert named_frame(Path(path)) == (Path(name), frame)
+
+
+def test_a_file_that_is_called_like_a_frame_is_that_file(tmp_path, write_film):
+    write_film(tmp_path / "loop", LOOP)
+    film = write_film(tmp_path / "loop#frame=1", LOOP[3])
+    assert np.array_equal(read(film), (LOOP[3] / 255).astype(np.float32))
+    assert np.array_equal(read(f"{film}#frame=0"), read(film))
+    assert np.array_equal(read(tmp_path / "loop#frame=2"), (LOOP[2] / 255).astype(np.float32))
+
+
+def test_frames_are_counted_without_decoding(films, loop, monkeypatch):
+    path, _ = loop
+    monkeypatch.setattr(reader.dicom, "pixel_array", None)
+    assert FilmReader().frames(path) == {k: Path(f"{path}#frame={k}") for k in range(4)}
+    assert FilmReader().frames(f"{path}#frame=2") == {2: Path(f"{path}#frame=2")}
+    assert FilmReader(frame=1).frames(path) == {1: path}
+    assert FilmReader(frame="all").frames(path) == {0: path}
+    assert all(FilmReader().frames(film) == {0: film} for film in films)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cut", "match"),
+    [
+        ({}, 9, "PixelData: 131 bytes, but 5 x 7 x 4 pixels take 140"),
+        ({"NumberOfFrames": 0}, 0, "NumberOfFrames: 0 is less than one"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, 0, "PresentationIntentType: FOR PROCESSING is not meant"),
+        ({"SOPClassUID": pydicom.uid.SegmentationStorage}, 0, "SOPClassUID: labels or doses, no image"),
+        ({"HighBit": 6}, 0, "HighBit: 6 is not BitsStored - 1"),
+        ({"PixelData": None}, 0, "PixelData: no pixel data in this Digital X-Ray"),
+    ],
+)
+def test_a_fault_of_the_whole_file_is_told_before_its_frames_are_counted(tmp_path, write_film, fields, cut, match):
+    header = pydicom.dcmread(write_film(tmp_path / "loop", LOOP))
+    for field, value in fields.items():
+        setattr(header, field, value)
+    header.save_as(tmp_path / "loop")
+    (tmp_path / "loop").write_bytes((tmp_path / "loop").read_bytes()[: -cut or None])
+    with pytest.raises(DicomError, match=f"^loop: {match}"):
+        FilmReader().frames(tmp_path / "loop")
+
+
+def test_more_compressed_frames_than_could_lie_in_the_file_are_refused(tmp_path):
+    header = pydicom.dcmread(pydicom.data.get_testdata_file("examples_ybr_color.dcm"))
+    header.NumberOfFrames = 10**6
+    header.save_as(tmp_path / "loop")
+    with pytest.raises(DicomError, match=r"^loop: PixelData: \d+ bytes do not hold 1000000 compressed frames"):
+        FilmReader().frames(tmp_path / "loop")
+    with pytest.raises(ImageError, match=r"^none: file: not readable .FileNotFoundError"):
+        FilmReader().frames(tmp_path / "none")
+
+
+@pytest.fixture
+def headers_read(monkeypatch):
+    """Names of the files whose headers are read, in order."""
+    names, whole = [], reader.dicom.read_header
+
+    def record(path):
+        names.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(reader.dicom, "read_header", record)
+    return names
+
+
+def test_a_file_is_read_once_for_all_its_frames(loop, tmp_path, write_film, headers_read):
+    path, _ = loop
+    film = write_film(tmp_path / "film", FILM)
+    one = FilmReader()
+    for frame in one.frames(path).values():
+        one.get_data(one.read(frame))
+    assert headers_read == ["loop.dcm"]
+    for image in (*one.frames(film).values(), film, f"{path}#frame=1"):  # of a film nothing is kept
+        one.get_data(one.read(image))
+    assert headers_read == ["loop.dcm", "film", "film", "loop.dcm"]
+
+
+def test_a_file_that_changed_is_read_anew(tmp_path, write_film):
+    one, path = FilmReader(), tmp_path / "loop"
+    write_film(path, LOOP)
+    assert one.get_data(one.read(f"{path}#frame=0"))[0][0, 0] == np.float32(LOOP[0, 0, 0] / 255)
+    write_film(path, 255 - LOOP)
+    os.utime(path, ns=(0, 0))
+    assert one.get_data(one.read(f"{path}#frame=0"))[0][0, 0] == np.float32((255 - LOOP[0, 0, 0]) / 255)
+
+
+@pytest.mark.parametrize("groups", [{}, {"PerFrameFunctionalGroupsSequence": [pydicom.Dataset() for _ in LOOP]}])
+def test_a_file_warns_once_for_all_its_frames(tmp_path, write_film, groups):
+    path = write_film(tmp_path / "loop", LOOP, BurnedInAnnotation="YES", Modality="US", **groups)
+    one = FilmReader()
+    by_frame = [f"{path}#frame={k}" for k in (0, 2, 1)]
+    expected = ["loop: BurnedInAnnotation: YES, so", "loop: SequenceOfUltrasoundRegions: no region"]
+    for film_reader, images in ((one, by_frame), (FilmReader(frame="all"), [path])):
+        with pytest.warns(UserWarning, match="^loop: ") as caught:
+            _ = [film_reader.get_data(film_reader.read(image)) for image in images]
+        told = sorted(str(warning.message) for warning in caught)
+        assert len(told) == 2
+        assert all(line.startswith(start) for line, start in zip(told, expected, strict=True))
+
+
+def test_a_file_warns_again_when_its_frames_are_asked_for_again(tmp_path, write_film):
+    path, one = write_film(tmp_path / "loop", LOOP, BurnedInAnnotation="YES"), FilmReader()
+    for _ in range(2):
+        first = one.frames(path)[0]
+        with pytest.warns(UserWarning, match="^loop: BurnedInAnnotation"):
+            one.get_data(one.read(first))
 
 
 def test_a_single_image_of_any_format_has_frame_0_alone(films):
@@ -363,6 +471,9 @@ def test_several_files_are_not_one_film(films):
 
 def test_reader_and_errors_pickle_for_workers():
     assert pickle.loads(pickle.dumps(FilmReader(Choices(polarity="shape")))).choices.polarity == "shape"
+    kept = FilmReader()
+    kept.get_data(kept.read(f"{pydicom.data.get_testdata_file('examples_ybr_color.dcm')}#frame=0"))
+    assert len(pickle.dumps(kept)) < 1000  # without the file that it keeps
     assert str(pickle.loads(pickle.dumps(ImageError("a: b: c")))) == "a: b: c"
 
 

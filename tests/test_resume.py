@@ -107,6 +107,7 @@ def test_resuming_a_finished_run_changes_nothing(workshop, tiny, tmp_path):
         ("rtda", ["--radius-224", "0.5"], ["radius_224"]),
         ("rtda", ["--max-epochs", "3"], ["max_epochs"]),
         ("rtda", ["--seed", "1"], ["seed"]),
+        ("rtda", ["--choices", "{_target_: rtda.transforms.display.Choices, polarity: shape}"], ["choices: "]),
         ("rtda", ["--run-name", "other"], ["run_name"]),
         ("rtda", ["--output-dir", "other"], ["output_dir"]),
         ("rtda", ["--data-list", "{list}"], ["list_checksum"]),
@@ -120,7 +121,7 @@ def test_a_changed_run_is_not_resumed(workshop, cohort, tiny, tmp_path, capsys, 
     content["train"].pop()
     content.pop("checksum", None)
     (tmp_path / "shorter.json").write_text(json.dumps(content))
-    options = [option.format(list=tmp_path / "shorter.json") for option in options]
+    options = [option.replace("{list}", str(tmp_path / "shorter.json")) for option in options]
     capsys.readouterr()
     assert main(["train", "phantom_rtda", "--recipe", recipe, *tiny, *options, "--resume", str(run)]) == 2
     error = capsys.readouterr().err

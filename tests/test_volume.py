@@ -266,12 +266,26 @@ def test_mr_takes_the_range_of_the_bundle(write_series):
     ("fields", "each", "match"),
     [
         ({"WindowCenter": 500, "WindowWidth": 90}, {2: {"WindowCenter": 501}}, f"{name(2)}: WindowCenter: differs"),
-        ({}, {}, f"{name(0)}: WindowCenter: missing, and percentiles would be each slice's own"),
+        ({}, {}, f"{name(0)}: WindowCenter: not used, and percentiles would be each slice's own"),
     ],
 )
 def test_one_grey_level_means_one_thing_in_a_volume(write_series, fields, each, match):
     with pytest.raises(DicomError, match=f"^{match}"):
         read_volume(write_series(each=each, **MR | fields), Choices(intensity={"percentiles": (1, 99)}))
+
+
+def test_mr_with_a_window_of_each_slice_is_read_by_the_bundles_range(write_series):
+    """What MR scanners write; the refusal names the choices that read it."""
+    folder = write_series(each={k: {"WindowCenter": 500 + k, "WindowWidth": 90} for k in range(4)}, **MR)
+    cure = "name the bundle's own range: intensity, and voi 'intensity'"
+    with pytest.raises(DicomError, match=f"WindowCenter: differs between slices; {cure}"):
+        read_volume(folder, Choices(intensity={"range": (100, 3100)}))
+    image = read_volume(folder, Choices(intensity={"range": (100, 3100)}, voi="intensity"))
+    expected = ((STORED - 100.0) / 3000).clip(0, 1).astype(np.float32)
+    assert np.array_equal(image.as_tensor()[0].numpy(), expected)
+    assert image.meta["window"] == "range 100..3100 of the bundle"
+    with pytest.raises(DicomError, match=f"^{name(0)}: WindowCenter: not used, and percentiles would be each slice's"):
+        read_volume(folder, Choices(intensity={"percentiles": (1, 99)}, voi="intensity"))
 
 
 def test_a_crop_would_move_the_origin(write_series):

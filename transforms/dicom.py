@@ -7,7 +7,6 @@ functions of each step stand in ``display.py``, the facts that may leave the fil
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from .header import (
     uid_name,
     value,
     values,
+    warn,
     whole,
 )
 
@@ -99,10 +99,36 @@ def read_stored(path: str | Path, frame: int | None = None, max_pixels: int = MA
         ((64, 64), 'int16', 'MR')
     """
     header = read_header(path)
-    check_kind(header)
-    _check_bits(header)
-    _check_size(header, frame, max_pixels)
-    return _decode(header, frame), header
+    return stored_of(header, frame, max_pixels), header
+
+
+def stored_of(header: Dataset, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Stored:
+    """Stored values as in :func:`read_stored`, of a header that is read already."""
+    check_image(header, frame, max_pixels)
+    return _decode(header, frame)
+
+
+def read_facts(path: str | Path, hashed: Callable[[str], str] | None = None) -> list[Facts]:
+    """What ``facts.facts_of`` says of every frame of a file, in order; no pixel is decoded.
+
+    Args:
+        path: the file.
+        hashed: how identifiers are hashed; None states none.
+
+    Raises:
+        DicomError: not DICOM, damaged, larger than allowed, or no picture. What a bundle may allow is not refused.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> (facts,) = read_facts(get_testdata_file("MR_small.dcm"))
+        >>> facts["modality"], facts["sex"], facts["patient_id"]
+        ('MR', 'F', '')
+    """
+    header = read_header(path)
+    check_image(header, 0, MAX_PIXELS)
+    check_policy(header, Choices(allow_for_processing=True))
+    frames = range(whole(header, "NumberOfFrames", 1))
+    return [facts_of(of_frame(header, frame), hashed) | {"frame": frame} for frame in frames]
 
 
 def read_header(path: str | Path) -> Dataset:
@@ -171,7 +197,7 @@ def to_tensor(
     facts = facts_of(of_frame(header, frame or 0), hashed) | {"frame": frame or 0}
     if facts["burned_in"] == "YES":
         cure = "YES, so names may stand in the pixels; look before you share pictures of it"
-        warnings.warn(one_line(name_of(header), "BurnedInAnnotation", cure), stacklevel=2)
+        warn(header, "BurnedInAnnotation", cure)
     return MetaTensor(torch.from_numpy(image)[None], meta=facts | decided)
 
 
@@ -294,7 +320,7 @@ def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[
     if not chosen:
         if text(header, "Modality") == "US":
             cure = "no region of 2-D tissue; the whole image is used, with its text and borders"
-            warnings.warn(one_line(name_of(header), "SequenceOfUltrasoundRegions", cure), stacklevel=2)
+            warn(header, "SequenceOfUltrasoundRegions", cure)
         return whole_image
     ends = ("MinX0", "MinY0", "MaxX1", "MaxY1")
     boxes = np.array([[int(number(r, f"RegionLocation{end}")) for end in ends] for r in chosen])
@@ -314,6 +340,13 @@ def _mirrors(header: Dataset, choices: Choices) -> bool:
     if wall is None:
         raise refuse(header, "PatientOrientation", "does not say where the chest wall is; leave chest_wall out")
     return wall != choices.chest_wall
+
+
+def check_image(header: Dataset, frame: int | None, max_pixels: int) -> None:
+    """All that can be known before decoding: kind, bits and size; see :func:`read_stored`."""
+    check_kind(header)
+    _check_bits(header)
+    _check_size(header, frame, max_pixels)
 
 
 def check_kind(header: Dataset) -> None:
@@ -364,13 +397,18 @@ def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
     if not 0 < rows * columns * decoded <= max_pixels:
         cure = f"{rows} x {columns} x {decoded} pixels are none or too many; at most {max_pixels} are read"
         raise refuse(header, "Rows", f"{cure}, or name a frame" if decoded > 1 else cure)
+    data = value(header, "PixelData")
+    held = len(data) if isinstance(data, bytes) else 0
     if _syntax(header).is_encapsulated:
+        if held < 8 * frames:  # a fragment's own head, PS3.5 A.4
+            cure = f"{held} bytes do not hold {frames} compressed frames; the file is cut, get a new copy"
+            raise refuse(header, "PixelData", cure)
         return
     samples = whole(header, "SamplesPerPixel")
     bits = rows * columns * frames * samples * whole(header, "BitsAllocated")
     if text(header, "PhotometricInterpretation") == "YBR_FULL_422":
         bits = bits * 2 // 3  # two pixels share their chroma
-    size, held = -(-bits // 8), len(value(header, "PixelData"))
+    size = -(-bits // 8)
     if not size <= held <= size + 1:
         cure = f"{held} bytes, but {rows} x {columns} x {frames} pixels take {size}; the file is cut, get a new copy"
         raise refuse(header, "PixelData", cure)

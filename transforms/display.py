@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]  # not in its __all__
 
-from .header import name_of, number, one_line, quoted, refuse, text, value, values
+from .header import number, quoted, refuse, text, value, values, warn
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -40,6 +39,9 @@ class Choices:
         intensity: for images with neither LUT nor window: ``{"range": [lo, hi]}`` in modality units, or
             ``{"percentiles": [p, q]}`` of the image's own values outside padding (then ε means something else in every
             image).
+        voi: whose range of values fills the display: ``"header"``, the file's LUT or window, where it has one;
+            ``"intensity"``, the bundle's ``intensity``, whatever the file states, as for MR whose every slice states a
+            window of its own. CT has ``hu_window`` in either case.
         polarity: what decides where PresentationLUTShape and PhotometricInterpretation contradict each other;
             ``"agree"`` refuses such files.
         lut_item: which item of the VOI LUT Sequence, from 0; None is the first one where there is one.
@@ -58,6 +60,7 @@ class Choices:
 
     hu_window: tuple[float, float] | None = None
     intensity: Mapping[str, tuple[float, float]] | None = None
+    voi: Literal["header", "intensity"] = "header"
     polarity: Literal["agree", "shape", "photometric"] = "agree"
     lut_item: int | None = None
     window_item: int | None = None
@@ -78,6 +81,8 @@ class Choices:
                 raise ValueError(f"{name}: {item!r} is no item; they count from 0")
         if self.lut_item is not None and self.window_item is not None:
             raise ValueError("lut_item: a LUT and a window are named; name one")
+        if self.voi == "intensity" and (self.intensity is None or (self.lut_item, self.window_item) != (None, None)):
+            raise ValueError("voi: 'intensity' needs one, and neither lut_item nor window_item beside it")
         hu = self.hu_window
         if hu is not None and not (_two_numbers(hu) and hu[1] > 0):
             raise ValueError(f"hu_window: {hu!r} is not (centre, width > 0) in HU")
@@ -87,6 +92,7 @@ class Choices:
 
 
 _KNOWN: Mapping[str, tuple[Any, ...]] = {
+    "voi": ("header", "intensity"),
     "polarity": ("agree", "shape", "photometric"),
     "lut_range": ("declared", "data"),
     "chest_wall": (None, "left", "right"),
@@ -291,7 +297,7 @@ def modality(stored: Floats, header: Dataset) -> Modality:
     if values(header, "ModalityLUTSequence"):
         if value(header, "RescaleSlope") is not None:
             cure = "stands beside a rescale, which is not allowed; the LUT is applied"
-            warnings.warn(one_line(name_of(header), "ModalityLUTSequence", cure), stacklevel=2)
+            warn(header, "ModalityLUTSequence", cure)
         lut = read_lut(header, "ModalityLUTSequence", 0, signed=stored[0] < 0)
         return Modality(lut(stored), lut.entries.min(), lut.entries.max(), f"LUT of {len(lut.entries)} entries")
     slope, intercept = number(header, "RescaleSlope", 1), number(header, "RescaleIntercept", 0)
@@ -306,7 +312,8 @@ def modality(stored: Floats, header: Dataset) -> Modality:
 def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[[], Floats]) -> tuple[Floats, str]:
     """The VOI step: modality units -> [0, 1], and how.
 
-    In this order: CT by the bundle's HU window; a LUT; a window; the bundle's intensity; the declared range.
+    In this order: CT by the bundle's HU window; the bundle's intensity where it goes first (``voi``); a LUT; a window;
+    the bundle's intensity; the declared range.
 
     Args:
         units: what :func:`modality` gave.
@@ -319,6 +326,8 @@ def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[
     """
     if text(header, "Modality") == "CT":
         return _hounsfield(units.x, header, choices)
+    if choices.intensity is not None and choices.voi == "intensity":
+        return _by_intensity(units.x, header, choices.intensity, own)
     luts, windows = values(header, "VOILUTSequence"), values(header, "WindowCenter") or values(header, "WindowWidth")
     if choices.lut_item is not None or (luts and choices.window_item is None):
         return _by_lut(units, header, choices)

@@ -52,6 +52,20 @@ def refuse(header: Dataset, field: str, cure: str) -> DicomError:
     return DicomError(one_line(name_of(header), field, cure))
 
 
+def warn(header: Dataset, field: str, cure: str) -> None:
+    """Warn of this header, once however many of its frames are read."""
+    line, told = one_line(name_of(header), field, cure), _told(header)
+    if line not in told:
+        told.add(line)
+        warnings.warn(line, stacklevel=3)
+
+
+def _told(header: Dataset) -> set[str]:
+    """What was warned of already; as an attribute, because Python's own memory ends with each ``catch_warnings``."""
+    told: set[str] = header.__dict__.setdefault("told", set())
+    return told
+
+
 def quoted(word: str) -> str:
     """A value as it may stand in a message: a Code String in quotes; anything else, if misplaced, could be a name.
 
@@ -190,6 +204,7 @@ def of_frame(header: Dataset, frame: int) -> Dataset:
             for fields in values(group, macro)[:1]:
                 flat.update(fields)
     flat.filename = name_of(header)  # type: ignore[attr-defined]
+    flat.told = _told(header)  # type: ignore[attr-defined]
     flat.set_original_encoding(*header.original_encoding)  # the byte order of LUTs
     return flat
 

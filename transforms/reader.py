@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +21,13 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import MetaKeys, ensure_tuple
 from PIL import Image, ImageOps
+from pydicom import Dataset
 from pydicom.misc import is_dicom
 
 from . import dicom
 from .display import Choices, Floats
 from .facts import NO_FACTS, Facts
-from .header import DicomError, one_line
+from .header import DicomError, one_line, refuse, whole
 
 MAX_PIXELS = Choices.max_pixels
 MAX_BYTES = 8 * MAX_PIXELS + 2**20  # the largest film in float64, and its header
@@ -50,7 +54,8 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
     format: no ids, names or dates. (LoadImage itself adds the path as ``filename_or_obj``.)
 
     A frame of a file with several is named by the path, ``loop.dcm#frame=12`` (from 0), so that a frame can be an item
-    of a data list.
+    of a data list. Such a file's bytes are kept until another one is read: its frames, one after the other, read it
+    once, decode each frame alone, and warn once.
 
     Args:
         choices: what the bundle decides about ambiguous DICOM files.
@@ -76,6 +81,11 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         hashed: Callable[[str], str] | None = None,
     ) -> None:
         self.choices, self.frame, self.hashed = choices or Choices(), frame, hashed
+        self._kept: tuple[tuple[Path, int, int], Dataset] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the file that is kept: a loader's workers read for themselves."""
+        return self.__dict__ | {"_kept": None}
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Any: the content decides, in ``get_data``."""
@@ -89,19 +99,39 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         """
         return tuple(Path(path) for path in ensure_tuple(data))
 
+    def frames(self, path: PathLike) -> dict[int, Path]:
+        """Number of each image of a file, and the path that names it: one, but of a DICOM file of several frames.
+
+        Told from the header; nothing is decoded. One again where the path or this reader names the frame.
+
+        Raises:
+            DicomError, ImageError: what is wrong with the file as a whole, as by ``get_data``.
+
+        Example:
+            >>> from pydicom.data import get_testdata_file
+            >>> loop = get_testdata_file("examples_ybr_color.dcm")
+            >>> frames = FilmReader().frames(loop)
+            >>> len(frames), frames[29].name, list(FilmReader().frames(f"{loop}#frame=7"))
+            (30, 'examples_ybr_color.dcm#frame=29', [7])
+        """
+        file, named = named_frame(Path(path))
+        frame = self.frame if named is None else named
+        with refusing(file):
+            if frame is not None or _format(file) != "DICOM":
+                return {frame if isinstance(frame, int) else 0: Path(path)}
+            self._kept = None  # read anew, and warn anew
+            header = self._header(file)
+            dicom.check_image(header, 0, self.choices.max_pixels)
+            count = whole(header, "NumberOfFrames", 1)
+        return {0: file} if count == 1 else {k: file.with_name(f"{file.name}#frame={k}") for k in range(count)}
+
     def get_data(self, img: tuple[Path, ...]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Decode one film; (rows, columns), or (frames, rows, columns), float32 in [0, 1], and its metadata."""
         path, frame = named_frame(img[0])
         if len(img) != 1:
             raise _refuse(path, "files", "a film is one file; give one path an image")
-        try:
+        with refusing(path):
             image, facts = self._film(path, self.frame if frame is None else frame)
-        except (DicomError, ImageError):
-            raise
-        except OSError as error:  # its text holds the directory: not chained
-            raise _refuse(path, "file", f"not readable ({type(error).__name__}); check that it is whole") from None
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise _refuse(path, "pixels", f"not decodable ({type(error).__name__}); get a new copy") from error
         meta: dict[str, Any] = {f"film_{key}": value for key, value in facts.items()}
         meta[MetaKeys.SPATIAL_SHAPE] = np.array(image.shape)
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")  # MONAI's "no channel"
@@ -121,25 +151,55 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         return image.astype(np.float32, copy=False), facts | {"format": form}
 
     def _dicom(self, path: Path, frame: int | Literal["all"] | None) -> tuple[npt.NDArray[np.float32], Facts]:
-        alone = frame if isinstance(frame, int) else None
-        stored, header = dicom.read_stored(path, alone, self.choices.max_pixels)
-        if frame is None and int(header.get("NumberOfFrames") or 1) > 1:
+        header = self._header(path)
+        if whole(header, "NumberOfFrames", 1) == 1:
+            self._kept = None  # nobody reads it again
+        elif frame is None:
             cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
-            raise DicomError(one_line(path, "NumberOfFrames", cure))
+            raise refuse(header, "NumberOfFrames", cure)
+        alone = frame if isinstance(frame, int) else None
+        stored = dicom.stored_of(header, alone, self.choices.max_pixels)
         tensor = dicom.to_tensor(stored, header, self.choices, alone, self.hashed)
         image: npt.NDArray[np.float32] = tensor.as_tensor()[0].numpy()
         return image, {key: tensor.meta[key] for key in NO_FACTS}
 
+    def _header(self, path: Path) -> Dataset:
+        """Header of a picture, its pixels undecoded; kept until another one is asked for."""
+        stat = path.stat()
+        key, kept = (path, stat.st_mtime_ns, stat.st_size), self._kept
+        if kept is None or kept[0] != key:
+            kept = self._kept = None  # freed before the next one is read
+            header = dicom.read_header(path)
+            dicom.check_kind(header)
+            dicom.check_policy(header, self.choices)
+            self._kept = kept = key, header
+        return kept[1]
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file raises into a refusal."""
+    try:
+        yield
+    except (DicomError, ImageError):
+        raise
+    except OSError as error:  # its text holds the directory: not chained
+        raise _refuse(path, "file", f"not readable ({type(error).__name__}); check that it is whole") from None
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise _refuse(path, "pixels", f"not decodable ({type(error).__name__}); get a new copy") from error
+
 
 def named_frame(path: Path) -> tuple[Path, int | None]:
-    """A path without its ``#frame=<number>``, and that number.
+    """A path without its ``#frame=<number>``, and that number; a file that is called so stands for itself.
 
     Example:
         >>> named_frame(Path("a/loop.dcm#frame=12"))
         (PosixPath('a/loop.dcm'), 12)
     """
-    name, mark, number = path.name.rpartition("#frame=")
-    return (path.with_name(name), int(number)) if mark and name and number.isdecimal() else (path, None)
+    found = re.fullmatch(r"(.+)#frame=(0|[1-9][0-9]*)", path.name, re.DOTALL)
+    if found is None or os.path.isfile(path):
+        return path, None
+    return path.with_name(found[1]), int(found[2])
 
 
 def _format(path: Path) -> str:

@@ -22,9 +22,9 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from . import dicom
 from .display import Choices, Floats, linear_exact
 from .facts import NO_FACTS, Facts
-from .header import DicomError, one_line
+from .header import one_line
 from .planes import Plane, Source, decoded, located
-from .reader import ImageError, check_pixels, nifti_class, unit
+from .reader import ImageError, check_pixels, nifti_class, refusing, unit
 
 Volume = npt.NDArray[np.float32]
 
@@ -118,15 +118,9 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # monai has no types
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[Volume, dict[str, Any]]:
         """Read one volume; (depth, rows, columns) float32 in [0, 1], and its metadata."""
-        try:
+        with refusing(img[0]):
             image, affine, facts = self._volume(img)
             check_pixels(image, img[0])
-        except (DicomError, ImageError):
-            raise
-        except OSError as error:  # its text holds the directory: not chained
-            raise _refuse(img[0], "file", f"not readable ({type(error).__name__}); check that it is whole") from None
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise _refuse(img[0], "pixels", f"not decodable ({type(error).__name__}); get a new copy") from error
         meta: dict[str, Any] = {f"film_{key}": fact for key, fact in facts.items()}
         meta |= {MetaKeys.AFFINE: affine, MetaKeys.ORIGINAL_AFFINE: affine.copy(), MetaKeys.SPACE: SpaceKeys.RAS}
         return image, meta | {
@@ -163,9 +157,10 @@ def _common(planes: list[Plane], each: list[Facts]) -> Facts:
         if facts["crop"] or facts["mirrored"]:
             raise plane.refuse("ImagePositionPatient", "not that of the cropped or mirrored slice; read it as a film")
         if facts["window"] != each[0]["window"]:
-            raise plane.refuse("WindowCenter", "differs between slices; write one window into the series")
+            cure = "differs between slices; name the bundle's own range: intensity, and voi 'intensity'"
+            raise plane.refuse("WindowCenter", cure)
         if str(facts["window"]).startswith("percentiles"):
-            raise plane.refuse("WindowCenter", "missing, and percentiles would be each slice's own; set a range")
+            raise plane.refuse("WindowCenter", "not used, and percentiles would be each slice's own; set a range")
     rescale = {str(facts["rescale"]) for facts in each}
     together: Facts = {"padding": any(facts["padding"] for facts in each)}
     return each[0] | together | ({"rescale": "differs by slice"} if len(rescale) > 1 else {})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..data.build import from_csv, from_dicom, write_list
 from ..data.lists import ListError, key_from
@@ -22,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ListError(f"{out.name or out}: output: a folder; give the JSON file to write")
     if not (0 <= arguments.validation < 1 and 0 <= arguments.test < 1):
         raise ListError("validation, test: must be shares from 0 to below 1")
-    collect = from_dicom if arguments.dicom else from_csv
+    collect = partial(from_dicom, facts=facts_of) if arguments.dicom else from_csv
     classes = arguments.classes.split(",") if arguments.classes else None
     key = arguments.key or str(out.parent / PRIVATE_KEY)
     items, classes = collect(Path(arguments.csv), folder, key_from(key), classes)
@@ -42,3 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     if key != "public":
         print(f"ids are hashed with {key}: keep it, for the same ids next time, and keep it to yourself")
     return 0
+
+
+def facts_of(path: Path, hashed: Callable[[str], str]) -> Sequence[Mapping[str, Any]]:
+    """Facts of each frame of a DICOM image, as the reader states them; none of any other file."""
+    from rtda.transforms.dicom import looks_like_dicom, read_facts
+    from rtda.transforms.header import DicomError
+
+    try:
+        return read_facts(path, hashed) if looks_like_dicom(path) else []
+    except DicomError:
+        return []

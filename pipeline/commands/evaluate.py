@@ -123,7 +123,8 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
         Compose(parser.get_parsed_content("preprocessing")),
         record,
         run.folder / "parts" / f"{arguments.checkpoint}-{split}",
-        identity={"preprocessing": run.settings["preprocessing"], "versions": _versions()},
+        identity={name: run.settings.get(name) for name in ("preprocessing", "reader", "choices")}
+        | {"versions": _versions()},
         threads=arguments.threads,
     )
 

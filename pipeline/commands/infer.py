@@ -1,4 +1,4 @@
-"""``rtda infer``: probabilities of files as CSV."""
+"""``rtda infer``: probabilities of images as CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pack import evidence
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict; see ``rtda infer --help``. Status 1 if a file had an error."""
+    """Predict; see ``rtda infer --help``. Status 1 if an image had an error."""
     quieten()
     files = found(arguments.files)
     classifier = _classifier(arguments.bundle)
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="")
     failed = sum("error" in row for row in table)
     if failed:
-        print(f"rtda: {failed} of {len(table)} files have errors; see the column 'error'", file=sys.stderr)
+        print(f"rtda: {failed} of {len(table)} images have errors; see the column 'error'", file=sys.stderr)
     return 1 if failed else 0
 
 

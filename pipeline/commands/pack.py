@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from ..delivery.bundle import BundleError, Run, find_run
-from ..delivery.pack import pack
+from ..delivery.pack import inference_config, pack
 from ..evidence.evaluation import weights_checksum
 from ..evidence.metrics import flat, reported_split, rms_grey_levels, summarise, validated_temperature
 from ..evidence.table import facts_of, read_table
 from ..handlers import load_checkpoint
 from ..tracking import set_tags
+from . import made
 from .evaluate import table_path, tables_of
 
 
@@ -42,6 +46,7 @@ def evidence(run: Run) -> dict[str, Any]:
         "training_prior": facts["training_prior"],
         "training_sampling": _sampling(run),
         "attack": _attack(facts),
+        "choices": _choices(run),
         "weights_sha256": facts["checksum_weights"],
         "data_list_sha256": facts["checksum_list"],
         "split": str(first["split"]),
@@ -54,6 +59,12 @@ def _sampling(run: Run) -> str:
     """How often the classes were drawn in training, whatever their shares in the list."""
     sampler = str(run.settings["train"].get("sampler"))
     return "classes equally often" if "balanced_weights" in sampler else "as in the list"
+
+
+def _choices(run: Run) -> dict[str, Any] | None:
+    """What the run decided about files that DICOM leaves open, such as percentiles; None without such an id."""
+    config = inference_config(run)
+    return asdict(made(ConfigParser(config), "choices")) if "choices" in config else None
 
 
 def _attack(facts: dict[str, Any]) -> dict[str, Any]:

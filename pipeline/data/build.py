@@ -6,14 +6,15 @@ import csv
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import write_whole
-from .lists import FACTS, SPLITS, ListError, checked, checksum_of, hashed
+from .lists import FACTS, SPLITS, ListError, checked, checksum_of, file_of, hashed
 
 log = logging.getLogger(__name__)
 Item = dict[str, Any]
@@ -22,9 +23,11 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "vali
     "test": "test",
     "testing": "test",
 }
-NO_IMAGE: Mapping[str, str] = {}
 JOINED = {"dup_group": "group_id", "view": "projection"}
 """Column of a CSV -> column of the list, where the names differ."""
+ID_OF = {"PatientID": "patient_id", "SOPInstanceUID": "image_id"}
+"""Column of a CSV for DICOM headers -> fact that it must be, once hashed."""
+FactsOf = Callable[[Path, Callable[[str], str]], Sequence[Mapping[str, Any]]]
 
 
 def from_csv(
@@ -42,7 +45,7 @@ def from_csv(
     items = []
     for number, row in enumerate(rows, start=2):
         image = Path(row["image"])  # its normal form: without ./ and //
-        if not (dataset_dir / image).is_file():
+        if not file_of(dataset_dir / image).is_file():
             raise ListError(f"{file.name}: line {number}: image: {image.name} not found; check --dataset-dir")
         item: Item = {
             "image": image.as_posix(),
@@ -59,13 +62,19 @@ def from_csv(
 
 
 def from_dicom(
-    file: Path, dataset_dir: Path, key: bytes, classes: Sequence[str] | None = None
+    file: Path, dataset_dir: Path, key: bytes, classes: Sequence[str] | None = None, *, facts: FactsOf
 ) -> tuple[list[Item], list[str]]:
     """Items and class names from the headers of all DICOM images below a folder, and a CSV of labels.
 
     The CSV's columns are label and PatientID or SOPInstanceUID (and split, if there is one). Non-images and images that
-    the CSV does not name are left out, and the log says which. Sex, age group (decades), manufacturer and projection
-    come from the header.
+    the CSV does not name are left out, and the log says which. Every frame of a file with several is an item.
+
+    Args:
+        file: the CSV.
+        dataset_dir: the folder.
+        key: by which ids are hashed, those of the CSV and those of the headers.
+        classes: as in :func:`from_csv`.
+        facts: of each frame of a file, identifiers hashed by the function given; none where it is no DICOM image.
 
     Raises:
         ListError: a column is missing; an id stands twice with different labels or splits; an image has no PatientID;
@@ -75,17 +84,18 @@ def from_dicom(
     column = next((name for name in ("SOPInstanceUID", "PatientID") if name in rows[0]), None)
     if column is None:
         raise ListError(f"{file.name}: PatientID: missing; give a column PatientID or SOPInstanceUID")
-    wanted = _by_id(rows, column, file)
+    wanted = _by_id(rows, column, file, key)
     items: list[Item] = []
     unnamed: list[str] = []
     no_images: list[str] = []
-    for path, header in _headers(dataset_dir):
-        number, row = wanted.get(str(header.get(column, "")), (0, {}))
+    for path in sorted(path for path in dataset_dir.rglob("*") if path.is_file()):
+        frames = facts(path, partial(hashed, key))
+        number, row = wanted.get(frames[0][ID_OF[column]] if frames else "", (0, {}))
         if row:
-            item = _item_of(path.relative_to(dataset_dir), header, key)
-            items.append(item | {"label": row["label"], "split": _split_name(row.get("split"), file, number)})
+            label = {"label": row["label"], "split": _split_name(row.get("split"), file, number)}
+            items += [item | label for item in _items_of(path.relative_to(dataset_dir), frames, key)]
         else:
-            (no_images if header is NO_IMAGE else unnamed).append(path.name)
+            (unnamed if frames else no_images).append(path.name)
     _tell(no_images, "no DICOM images")
     _tell(unnamed, f"not named in {file.name}")
     if not items:
@@ -250,11 +260,13 @@ def _fact(name: str, value: str, key: bytes, where: str) -> str | int:
     return int(value)
 
 
-def _by_id(rows: Sequence[dict[str, str]], column: str, file: Path) -> dict[str, tuple[int, dict[str, str]]]:
-    """Line number and row of each id; lines that repeat an id must agree."""
+def _by_id(
+    rows: Sequence[dict[str, str]], column: str, file: Path, key: bytes
+) -> dict[str, tuple[int, dict[str, str]]]:
+    """Line number and row of each hashed id; lines that repeat an id must agree."""
     found: dict[str, tuple[int, dict[str, str]]] = {}
     for number, row in enumerate(rows, start=2):
-        line, first = found.setdefault(row[column], (number, row))
+        line, first = found.setdefault(hashed(key, " ".join(row[column].split())), (number, row))
         for field in ("label", "split"):
             if first.get(field) != row.get(field):
                 raise ListError(f"{file.name}: line {number}: {field}: differs from that of line {line}; keep one")
@@ -288,45 +300,12 @@ def _number(
     return classes
 
 
-def _headers(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """Every file below a folder in order of name, with its header, or ``NO_IMAGE``."""
-    import pydicom
-
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:  # force: old films lack the preamble, and the reader reads them
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-        except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
-            header = None
-        image = header is not None and {"Rows", "Columns", "BitsAllocated"} <= set(header.dir())
-        yield path, header if image else NO_IMAGE
-
-
-def _item_of(path: Path, header: Any, key: bytes) -> Item:
-    def text(field: str) -> str:
-        return str(header.get(field) or "").strip()  # an empty element is None
-
-    if not text("PatientID"):  # else all such films would count as one patient
-        raise ListError(f"{path.name}: PatientID: missing, so its patient cannot be kept in one split; fill it in")
-    item: Item = {
-        "image": path.as_posix(),
-        "patient_id": hashed(key, text("PatientID")),
-        "image_id": hashed(key, text("SOPInstanceUID") or path.as_posix()),
-        "sex": text("PatientSex"),
-        "age_group": age_group(text("PatientAge")),
-        "projection": text("ViewPosition"),
-        "manufacturer": text("Manufacturer"),
-    }
-    return {name: value for name, value in item.items() if value}
-
-
-def age_group(age: str) -> str:
-    """Decade of a DICOM age string (PS3.5 §6.2, AS), ``"90+"`` from 90 years; "" where it is none.
-
-    Example:
-        >>> age_group("045Y"), age_group("007M"), age_group("093Y"), age_group("")
-        ('40-49', '0-9', '90+', '')
-    """
-    if len(age) != 4 or not age[:3].isdecimal() or age[3] not in "DWMY":
-        return ""
-    decade = int(age[:3]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[age[3]] // 10 * 10
-    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
+def _items_of(path: Path, frames: Sequence[Mapping[str, Any]], key: bytes) -> Iterator[Item]:
+    """An item for each frame, without label; the file itself where it has one."""
+    for facts in frames:
+        if not facts["patient_id"]:  # else all such films would count as one patient
+            raise ListError(f"{path.name}: PatientID: missing, so its patient cannot be kept in one split; fill it in")
+        image = path.as_posix() if len(frames) == 1 else f"{path.as_posix()}#frame={facts['frame']}"
+        own = facts["image_id"] if len(frames) == 1 else ""  # frames share that of their file
+        item = {"image": image, "patient_id": facts["patient_id"], "image_id": own or hashed(key, image)}
+        yield item | {name: facts[name] for name in FACTS if facts.get(name)}

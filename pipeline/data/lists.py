@@ -4,9 +4,9 @@
      "train": [{"image": "a/1.dcm", "label": 0, "patient_id": "p1", "image_id": "i1", "sex": "F", …}, …],
      "validation": […], "test": […]}
 
-Paths are relative to a dataset folder given at use; patients (and groups) stand in one split only. A key ``identity``
-states that ids are hashed, ``public``ly or ``private``ly; ids of a list without it could be names, and are hashed as it
-is loaded.
+Paths are relative to a dataset folder given at use, and may name a frame of a file: ``a/loop.dcm#frame=12``, from 0.
+Patients (and groups) stand in one split only. A key ``identity`` states that ids are hashed, ``public``ly or
+``private``ly; ids of a list without it could be names, and are hashed as it is loaded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -97,13 +98,24 @@ def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str
     if len(present) < 2:
         only = content["classes"][present.pop()]
         raise ListError(f"{path.name}: {split}: only the class '{only}'; give it images of every class")
-    missing = [item["image"] for item in items if not Path(item["image"]).is_file()]
+    missing = [item["image"] for item in items if not file_of(Path(item["image"])).is_file()]
     if missing:
         first = Path(missing[0]).name
         raise ListError(
             f"{path.name}: image: {len(missing)} of {len(items)} missing, first {first}; check --dataset-dir"
         )
     return items
+
+
+def file_of(image: Path) -> Path:
+    """The file of an image, which may be one of its frames; a file that is called so stands for itself.
+
+    Example:
+        >>> file_of(Path("a/loop.dcm#frame=12")), file_of(Path("a/film#1.dcm"))
+        (PosixPath('a/loop.dcm'), PosixPath('a/film#1.dcm'))
+    """
+    found = re.fullmatch(r"(.+)#frame=(?:0|[1-9][0-9]*)", image.name, re.DOTALL)
+    return image if found is None or os.path.isfile(image) else image.with_name(found[1])
 
 
 def class_names(path: str | Path) -> list[str]:

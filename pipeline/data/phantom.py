@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from ..files import writing
 from ..progress import progress
-from .build import age_group, write_list
+from .build import write_list
 from .lists import PUBLIC, hashed
 
 Images = npt.NDArray[np.float64]
@@ -109,13 +109,18 @@ def render(phantom: Phantom) -> Cohort:
     return Cohort(images, lesions, labels.astype(np.int64), patients)
 
 
-def build(out_dir: Path, phantom: Phantom) -> Path:
+def build(out_dir: Path, phantom: Phantom, age_group: Callable[[str], str]) -> Path:
     """Write the cohort as DICOM files and a data list; returns the list ``out_dir/phantom.json``.
 
     A finished cohort of the same values is used again. Another is written beside it and then takes its place, so that
     what is there stands until all of the new one is on the disk. Of the patients 32 % are test and, of the others, 15 %
     validation: 517, 168 and 915 films by default. ``out_dir/films`` belongs to the cohort: numbered films of a larger
     one before it are removed.
+
+    Args:
+        out_dir: folder of the cohort.
+        phantom: what it is made from.
+        age_group: of an Age String (PS3.5 section 6.2), as the reader of the films makes it.
 
     Raises:
         ValueError: as :func:`render`.
@@ -136,7 +141,7 @@ def build(out_dir: Path, phantom: Phantom) -> Path:
     }
     shares = {"test": 0.32, "validation": 0.15}
     with _beside(out) as made:
-        films = zip(progress(range(phantom.films), "films"), _write(cohort, phantom, made), strict=True)
+        films = zip(progress(range(phantom.films), "films"), _write(cohort, phantom, made, age_group), strict=True)
         items = [item for _, item in films]
         write_list(items, ["no lesion", "lesion"], made / out.name, facts, phantom.seed, shares)
         _put_in_place(made, out)
@@ -267,7 +272,9 @@ def _nodules(lung: Images, size: int, generator: np.random.Generator) -> Images:
     return np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2))
 
 
-def _write(cohort: Cohort, phantom: Phantom, out_dir: Path) -> Iterator[dict[str, Any]]:
+def _write(
+    cohort: Cohort, phantom: Phantom, out_dir: Path, age_group: Callable[[str], str]
+) -> Iterator[dict[str, Any]]:
     """Write every film and yield its item of the data list."""
     with writing(out_dir / "films"):
         (out_dir / "films").mkdir()

@@ -36,8 +36,9 @@ ROOT_IDS = {
     "dataset_dir": "text",
     "output_dir": "text",
     "run_name": "text",
-    "augmentation": "mapping",
-    "attack": "mapping",
+    "choices": "mapping with _target_",
+    "augmentation": "mapping with _target_",
+    "attack": "mapping with _target_",
 }
 """Ids at the root of every bundle's train.yaml, which a user may set, and what kind of value each takes."""
 

@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..attacks import frozen
+from ..data.lists import file_of
 from ..evidence.evaluation import exact
 from ..handlers import load_checkpoint
 from ..views import plain
@@ -56,13 +57,22 @@ class Classifier:
         threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
         return cls(parser, bundle.classes, threshold, stated.get("threshold_source", "0.5 (not evaluated)"))
 
-    def probabilities(self, file: Path) -> list[float]:
-        """Probability of each class for one file, in float64; raises what the reader raises."""
-        image = self.parser.get_parsed_content("preprocessing")({"image": str(file)})["image"]
-        x = plain(image)[None].to(self.parser.get_parsed_content("device"))
+    def frames(self, file: Path) -> Mapping[int, Path]:
+        """Number of each image of a file, and the path that names it, as the bundle's ``reader`` says; else the file.
+
+        Raises what the reader raises about the file as a whole.
+        """
+        reader: Any = self.parser.get_parsed_content("reader") if "reader" in self.parser else None
+        frames: Mapping[int, Path] = reader.frames(file) if hasattr(reader, "frames") else {0: file}
+        return frames
+
+    def probabilities(self, image: Path) -> list[float]:
+        """Probability of each class for one image, in float64; raises what the reader raises."""
+        item = self.parser.get_parsed_content("preprocessing")({"image": str(image)})
+        x = plain(item["image"])[None].to(self.parser.get_parsed_content("device"))
         with exact(torch.get_num_threads()), frozen(self.parser.get_parsed_content("network_def")) as network:
             pred = self._inferred(x, network)[0]
-        processed = self.parser.get_parsed_content("postprocessing")({"image": image, "pred": pred})["pred"]
+        processed = self.parser.get_parsed_content("postprocessing")(item | {"pred": pred})["pred"]
         return [float(p) for p in plain(processed)]
 
     @torch.no_grad()
@@ -78,19 +88,32 @@ class Classifier:
 
 
 def rows(classifier: Classifier, files: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """One row a file; a file that cannot be read has its error there, and the next ones go on."""
-    for file in files:
-        row: dict[str, Any] = {"file": str(file), "frame": 0, "threshold": classifier.threshold}
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            try:
-                probabilities = classifier.probabilities(file)
-            except Exception as error:
-                yield row | {"error": reason(error, file)}
-                continue
-        row["warning"] = "; ".join(str(one.message) for one in told if str(one.message).startswith(f"{file.name}: "))
-        named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, probabilities, strict=True)}
-        yield row | {"predicted": classifier.predicted(probabilities), **named}
+    """One row a frame; a file or frame that cannot be read has its error there, and the next ones go on."""
+    for given in files:
+        file = file_of(given)
+        row = {"file": str(file), "frame": 0, "threshold": classifier.threshold}
+        try:
+            frames = classifier.frames(given)
+        except Exception as error:
+            yield row | {"error": reason(error, file)}
+            continue
+        for frame, image in frames.items():
+            yield row | {"frame": frame} | _predicted(classifier, image, file)
+
+
+def _predicted(classifier: Classifier, image: Path, file: Path) -> dict[str, Any]:
+    """What the columns say of one frame: prediction or error, and what the reader warned of the file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            probabilities = classifier.probabilities(image)
+        except Exception as error:
+            found = {"error": reason(error, file)}
+        else:
+            named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, probabilities, strict=True)}
+            found = {"predicted": classifier.predicted(probabilities), **named}
+    texts = dict.fromkeys(str(one.message) for one in caught)
+    return found | {"warning": "; ".join(text for text in texts if text.startswith(f"{file.name}: "))}
 
 
 def reason(error: BaseException, file: Path) -> str:
@@ -115,14 +138,16 @@ def as_csv(classifier: Classifier, table: Iterable[dict[str, Any]]) -> str:
 
 
 def found(paths: Iterable[str]) -> list[Path]:
-    """Files as given, and every file below a folder, sorted, each once; hidden files and folders left out.
+    """Files and frames (``loop.dcm#frame=3``) as given, and every file below a folder, sorted, each once.
+
+    Hidden files and folders are left out.
 
     Raises:
         ValueError: a path does not exist, or there is no file at all.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
+        if not file_of(path).exists():
             raise ValueError(f"{path.name}: file: does not exist; give files or folders that do")
         inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path)))
         files += inside if path.is_dir() else [path]

@@ -20,7 +20,7 @@ from .bundle import Run, read_yaml
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
 _OF_THE_PLACE = ("bundle_root", "dataset_dir", "data_list", "output_dir", "run_name")
-_OF_THE_MODEL = ("image_size", "network_def")
+_OF_THE_MODEL = ("image_size", "choices", "network_def")
 
 
 def pack(run: Run, evidence: Mapping[str, Any], out: Path) -> Path:
@@ -32,7 +32,7 @@ def pack(run: Run, evidence: Mapping[str, Any], out: Path) -> Path:
     Args:
         run: the trained and evaluated run.
         evidence: what its evaluation found, stated in the metadata under ``rtda``: threshold and its source,
-            temperature, training prior and sampling, attack, figures, checksums.
+            temperature, training prior and sampling, attack, choices, figures, checksums.
         out: the zip.
 
     Raises:
@@ -57,9 +57,9 @@ def pack(run: Run, evidence: Mapping[str, Any], out: Path) -> Path:
 
 
 def inference_config(run: Run) -> dict[str, Any]:
-    """The bundle's inference configuration with the image size and the network that the run was trained with."""
+    """The bundle's inference configuration with image size, choices and network of the run."""
     content = read_yaml(run.bundle.config("inference"))
-    return content | {name: run.settings[name] for name in _OF_THE_MODEL}
+    return content | {name: run.settings[name] for name in _OF_THE_MODEL if name in run.settings}
 
 
 def _as_trained(run: Run) -> bytes:
