@@ -59,7 +59,7 @@ NO_PICTURES = (
 DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 """pydicom's plugins, the preferred first: all give the same pixels, but GDCM ends the process on some damaged streams,
 so it decodes what no other does, JPEG Lossless."""
-BLOCK = 256  # rows at a time, so that nothing of the image's size is made beside the result
+BLOCK = 64  # rows at a time, so that nothing of the image's size is made beside the result
 
 
 def looks_like_dicom(path: str | Path) -> bool:
@@ -159,13 +159,8 @@ def to_tensor(
     """
     choices = choices or Choices()
     check_policy(header, choices)
-    frames = whole(header, "NumberOfFrames", 1)
-    if frame is None and frames > 1:
-        made = [_picture(stored[k], of_frame(header, k), choices) for k in range(frames)]
-        image, decided = np.stack([one for one, _ in made]), made[0][1]
-        differing = [key for key in decided if any(other[key] != decided[key] for _, other in made)]
-        decided |= {key: "differs by frame" for key in differing if isinstance(decided[key], str)}
-        decided["padding"] = any(other["padding"] for _, other in made)
+    if frame is None and whole(header, "NumberOfFrames", 1) > 1:
+        image, decided = _pictures(stored, header, choices)
     else:
         image, decided = _picture(stored, of_frame(header, frame or 0), choices)
     facts = facts_of(of_frame(header, frame or 0), hashed) | {"frame": frame or 0}
@@ -204,81 +199,99 @@ def to_units(stored: Stored, header: Dataset, choices: Choices | None = None, fr
         raise refuse(header, "PhotometricInterpretation", "colour has no modality units; give a grey image")
     if text(header, "Modality") == "CT":
         check_hounsfield(header, choices)
-    every = _every(stored, header)
-    table = np.where(padding(every, header), np.nan, modality(every, header).x).astype(np.float32)
-    units: Image = table[stored.astype(np.int32) - int(every[0])]
-    return units
+    levels = _levels(stored, header)
+    return _look_up(np.where(padding(levels, header), np.nan, modality(levels, header).x), levels, stored)
+
+
+def _pictures(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
+    """All frames as (frames, rows, columns), each by its own header."""
+    every = (_picture(one, of_frame(header, k), choices) for k, one in enumerate(stored))
+    image, decided = next(every)
+    images = np.empty((len(stored), *image.shape), np.float32)
+    images[0] = image
+    for k, (image, other) in enumerate(every, 1):
+        images[k] = image
+        differing = {key: "differs by frame" for key in decided if other[key] != decided[key] and key != "padding"}
+        decided |= differing | {"padding": decided["padding"] or other["padding"]}
+    return images, decided
 
 
 def _picture(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
     """One frame as (rows, columns) in [0, 1], and what was decided on the way."""
+    rows, columns = _region(header, choices, stored.shape[:2])
+    part = stored[rows, columns]  # the crop first: all else is by pixel, and percentiles are those of what is shown
+    if mirrored := _mirrors(header, choices):
+        part = part[:, ::-1]
     grey = text(header, "PhotometricInterpretation") in GREY
-    image, decided = _grey(stored, header, choices) if grey else _luma(stored, header)
-    rows, columns = _region(header, choices, image.shape)
-    image = image[rows, columns]
-    if (rows.start, columns.start, rows.stop, columns.stop) != (0, 0, *stored.shape[:2]):
+    image, decided = _grey(part, header, choices) if grey else _luma(part, header)
+    if part.shape != stored.shape:
         decided["crop"] = f"rows {rows.start}..{rows.stop - 1}, columns {columns.start}..{columns.stop - 1}"
-    if decided_mirror := _mirrors(header, choices):
-        image = image[:, ::-1]
-    shape = {"rows": image.shape[0], "columns": image.shape[1], "mirrored": decided_mirror}
-    return np.ascontiguousarray(image), decided | shape
+    return image, decided | {"rows": image.shape[0], "columns": image.shape[1], "mirrored": mirrored}
 
 
 def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
-    """Everything is pointwise, so it is computed on one float64 table over all stored values and cast once."""
-    every = _every(stored, header)
-    low = int(every[0])
-    units, masked = modality(every, header), padding(every, header)
+    """Everything is pointwise, so it is computed on one float64 table over stored values and cast once."""
+    levels = _levels(stored, header)
+    units, masked = modality(levels, header), padding(levels, header)
 
     def own() -> Floats:
-        index = stored.astype(np.int32) - low
-        return units.x[index[~masked[index]]]
+        return np.concatenate([units.x[index[~masked[index]]] for _, index in _indices(levels, stored)])
 
     table, window = displayed(units, header, choices, own)
     turned = inverted(header, choices)
-    table = 1 - table if turned else table
-    table[masked] = 0
-    met = np.zeros(len(every), bool)
-    image = np.empty(stored.shape, np.float32)
-    single = table.astype(np.float32)
-    for block in _blocks(stored):
-        index = stored[block].astype(np.int32) - low
-        image[block] = single[index]
-        met[index[masked[index]]] = True
-    decided: Facts = {"rescale": units.name, "window": window, "inverted": turned, "padding": bool(met.any())}
-    return image, decided
+    table = np.where(masked, 0, 1 - table if turned else table)
+    met = bool(masked.any()) and any(masked[index].any() for _, index in _indices(levels, stored))
+    decided: Facts = {"rescale": units.name, "window": window, "inverted": turned, "padding": met}
+    return _look_up(table, levels, stored), decided
 
 
 def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
     """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only."""
-    image = np.empty(stored.shape[:2], np.float32)
     if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        every = _every(stored, header)
-        luts = read_palette(header, signed=every[0] < 0)
-        table = np.stack([lut(every) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA
-        for block in _blocks(stored):
-            image[block] = table[stored[block].astype(np.int32) - int(every[0])]
+        levels = _levels(stored, header)
+        luts = read_palette(header, signed=levels[0] < 0)
+        image = _look_up(np.stack([lut(levels) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA, levels, stored)
     else:
         full = 2 ** whole(header, "BitsStored") - 1
         if stored.ndim != 3 or stored.max() > full:
             raise refuse(header, "BitsStored", f"pixels are no three samples up to {full}; correct the header")
+        image = np.empty(stored.shape[:2], np.float32)
         for block in _blocks(stored):
             image[block] = stored[block] / full @ LUMA
-    return image.clip(0, 1), {"rescale": "", "window": "", "inverted": False, "padding": False, "crop": ""}
+    decided: Facts = {"rescale": "", "window": "", "inverted": False, "padding": False}
+    return image.clip(0, 1, out=image), decided
+
+
+def _levels(stored: Stored, header: Dataset) -> Floats:
+    """Ends of the stored values that the header declares, and between them all from the image's least to its greatest.
+
+    Ascending; few for a small image, on which all 65,536 would take longer than its decoding. PS3.5 section 8.1.1.
+    """
+    bits = whole(header, "BitsStored")
+    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
+    high = low + 2**bits - 1
+    least, greatest = int(stored.min()), int(stored.max())
+    if least < low or greatest > high:
+        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
+    return np.concatenate([[low], np.arange(least, greatest + 1), [high]], dtype=np.float64)
+
+
+def _look_up(table: Floats, levels: Floats, stored: Stored) -> Image:
+    """Entries of a table over levels, cast once."""
+    image, single = np.empty(stored.shape, np.float32), table.astype(np.float32)
+    for block, index in _indices(levels, stored):
+        single.take(index, out=image[block], mode="clip")  # none is outside; other modes go through a buffer
+    return image
+
+
+def _indices(levels: Floats, stored: Stored) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
+    """Where stored values stand among levels, by blocks of rows."""
+    for block in _blocks(stored):
+        yield block, np.subtract(stored[block], int(levels[1]) - 1, dtype=np.intp)
 
 
 def _blocks(stored: Stored) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, len(stored), BLOCK))
-
-
-def _every(stored: Stored, header: Dataset) -> Floats:
-    """All stored values that the header declares, ascending (PS3.5 section 8.1.1)."""
-    bits = whole(header, "BitsStored")
-    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
-    high = low + 2**bits - 1
-    if stored.min() < low or stored.max() > high:
-        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
-    return np.arange(low, high + 1, dtype=np.float64)
 
 
 def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, config, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
@@ -74,6 +75,7 @@ def uid_name(word: str) -> str:
 
 
 _QUIET = threading.RLock()
+_LOGGER = logging.getLogger("pydicom")
 
 
 @contextmanager
@@ -82,29 +84,41 @@ def quiet() -> Iterator[None]:
 
     One thread at a time, because filters of warnings and pydicom's settings belong to the process.
     """
-    logger = logging.getLogger("pydicom")
     with _QUIET, warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
-        before, logger.disabled = logger.disabled, True
+        before, _LOGGER.disabled = _LOGGER.disabled, True
         try:
             yield
         finally:
-            logger.disabled = before
+            _LOGGER.disabled = before
 
 
 def values(header: Dataset, field: str) -> list[Any]:
     """All values of a field, none where it is absent or empty; pydicom converts here, so here it may fail."""
+    element = header.get_item(field, keep_deferred=True)
+    if element is None:
+        return []
     try:
-        with quiet():
-            value = header.get(field)
-            if isinstance(value, Sequence):
-                for item in value:
-                    item.filename = name_of(header)  # so that an error about it names the file
-            if isinstance(value, (MultiValue, Sequence, list)):
-                return [one for one in value if one is not None and one != ""]
+        if isinstance(element, RawDataElement):  # asked for the first time
+            with quiet():
+                element = header[field]
+        value = element.value
+        if isinstance(value, Sequence):
+            return _items(value, getattr(header, "filename", None))
+        if isinstance(value, (MultiValue, list)):
+            return [one for one in value if one is not None and one != ""]
     except Exception:  # its text quotes the value: not chained
         raise refuse(header, field, "cannot be read; correct the header") from None
     return [] if value is None or value == "" else [value]
+
+
+def _items(sequence: Sequence, filename: str | None) -> list[Dataset]:
+    """Items of a sequence, each with the name of the file, so that an error about it names that too."""
+    items = list(sequence)
+    if items and getattr(items[-1], "filename", None) != filename:  # once: there may be thousands, asked for by frame
+        for item in items:
+            item.filename = filename
+    return items
 
 
 def value(header: Dataset, field: str, item: int = 0) -> Any:
@@ -183,13 +197,12 @@ def of_frame(header: Dataset, frame: int) -> Dataset:
         return header
     if each and frame >= len(each):
         raise refuse(header, "PerFrameFunctionalGroupsSequence", f"has {len(each)} items, none for frame {frame}")
-    flat = Dataset()
-    flat.update({tag: header.get_item(tag) for tag in header.keys() if tag not in _HEAVY})  # noqa: SIM118
+    flat = Dataset({tag: element for tag, element in header.items() if tag not in _HEAVY})
     for group in [*shared[:1], *each[frame : frame + 1]]:
         for macro in FRAME_MACROS:
             for fields in values(group, macro)[:1]:
                 flat.update(fields)
-    flat.filename = name_of(header)  # type: ignore[attr-defined]
+    flat.filename = getattr(header, "filename", None)  # type: ignore[attr-defined]
     flat.set_original_encoding(*header.original_encoding)  # the byte order of LUTs
     return flat
 
