@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -53,14 +52,21 @@ def refuse(header: Dataset, field: str, cure: str) -> DicomError:
     return DicomError(one_line(name_of(header), field, cure))
 
 
+TERMS = frozenset(
+    {"ARGB", "CMYK", "HSV", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "LIN OD", "LOG"}
+    | {"ED", "EDW", "HU_MOD", "MGML", "OD", "PCT", "US", "Z_EFF"}
+)
+"""Terms of the standard that we do not read (PS3.3 C.7.6.3.1.2, C.11.1.1.2, C.8.7.1.1.2, C.11.6.1)."""
+
+
 def quoted(word: str) -> str:
-    """A value as it may stand in a message: a Code String in quotes; anything else, if misplaced, could be a name.
+    """A value as it may stand in a message: a term in quotes; anything else could, if misplaced, be a name.
 
     Example:
-        >>> quoted("YBR_PARTIAL_420"), quoted("Anna^Smith")
+        >>> quoted("YBR_PARTIAL_420"), quoted("SMITH ANNA")
         ("'YBR_PARTIAL_420'", 'its value')
     """
-    return repr(word) if re.fullmatch("[A-Z0-9_ ]{1,16}", word) else "its value"
+    return repr(word) if word in TERMS else "its value"
 
 
 def uid_name(word: str) -> str:
