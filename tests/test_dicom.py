@@ -253,6 +253,15 @@ def test_floating_point_pixels_are_refused(tmp_path, write_film):
         read_stored(tmp_path / "map")
 
 
+def test_pixels_of_another_vr_are_refused(tmp_path, write_film):
+    data = write_film(tmp_path / "film", np.zeros((1, 2), np.uint8)).read_bytes()
+    damaged = data.replace(b"\xe0\x7f\x10\0OB\0\0\2\0\0\0", b"\xe0\x7f\x10\0US\2\0\0\0")
+    assert damaged != data
+    (tmp_path / "film").write_bytes(damaged)
+    with pytest.raises(DicomError, match=r"^film: PixelData: is not of bytes \(VR OB or OW\)"):
+        read_stored(tmp_path / "film")
+
+
 def test_for_processing_is_refused_unless_allowed(film_header):
     fields = film_header(PresentationIntentType="FOR PROCESSING")
     with pytest.raises(DicomError, match=r"^dataset: PresentationIntentType: FOR PROCESSING"):

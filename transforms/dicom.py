@@ -366,6 +366,8 @@ def check_kind(header: Dataset) -> None:
         raise NotAnImage(
             one_line(name_of(header), "PixelData", f"no pixel data, no image: {name or 'of no known kind'}")
         )
+    if not isinstance(value(header, "PixelData"), bytes):
+        raise refuse(header, "PixelData", "is not of bytes (VR OB or OW); correct the header")
     for field in REQUIRED:
         if value(header, field) is None:
             raise refuse(header, field, "missing; give a DICOM image, not a report, plan or directory")
