@@ -1,4 +1,4 @@
-"""Reads the DICOM files that standard input names, in 2 GB of address space, and answers a line of JSON each.
+"""Reads DICOM files named by standard input, each in a way, in 2 GB of address space, and answers a line of JSON each.
 
 A process of its own, because a native decoder can neither be interrupted nor survived in-process: see test_fuzz.py.
 """
@@ -11,34 +11,53 @@ import resource
 import sys
 import traceback
 import warnings
+from typing import Any
 
 MEMORY = 2 * 2**30  # bytes; torch and MONAI take 1.2 GB of it before the first file
-OPEN = {"hu_window": (40, 400), "polarity": "shape", "allow_for_processing": True, "allow_rescale_type": True}
+OPEN = {"hu_window": (40, 400), "intensity": {"range": (0, 1000)}, "polarity": "shape"}
+OPEN |= {"allow_for_processing": True, "allow_rescale_type": True}  # so that most files come as far as their picture
 
 
-def answer(path: str) -> dict[str, str]:
+def answer(path: str, way: str) -> dict[str, str]:
     """What became of a file, and all that was said of it: the error with its causes, warnings, lines of a log."""
-    from rtda.transforms import dicom
-    from rtda.transforms.display import Choices
     from rtda.transforms.header import DicomError
+    from rtda.transforms.reader import ImageError
 
     logged = io.StringIO()
     logging.basicConfig(stream=logged, force=True)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         try:
-            dicom.looks_like_dicom(path)
-            stored, header = dicom.read_stored(path)
-            image = dicom.to_tensor(stored, header, Choices(**OPEN)).as_tensor()
-        except DicomError as error:
+            image = WAYS[way](path)
+        except (DicomError, ImageError) as error:
             said, outcome = "".join(traceback.format_exception_only(error)) + causes(error), "refused"
         except BaseException as error:
             said, outcome = "".join(traceback.format_exception(error)), "error"
         else:
-            unit = image.numel() > 0 and 0 <= float(image.min()) <= float(image.max()) <= 1  # false for NaN
+            unit = image.size > 0 and 0 <= float(image.min()) <= float(image.max()) <= 1  # false for NaN
             said, outcome = "", "image" if unit else "outside [0, 1]"
     warned = "\n".join([*(str(remark.message) for remark in remarks), logged.getvalue()])
     return {"outcome": outcome, "said": said, "warned": warned}
+
+
+def volume(path: str) -> Any:
+    """All frames by the functions themselves."""
+    from rtda.transforms import dicom
+    from rtda.transforms.display import Choices
+
+    return dicom.to_tensor(*dicom.read_stored(path), Choices(**OPEN)).numpy()
+
+
+def film(path: str) -> Any:
+    """One frame by the reader of the training chain, which finds the format out by itself."""
+    from rtda.transforms.display import Choices
+    from rtda.transforms.reader import FilmReader
+
+    reader = FilmReader(Choices(**OPEN), hashed=lambda plain: "hash")
+    return reader.get_data(reader.read(f"{path}#frame=0"))[0]
+
+
+WAYS = {"volume": volume, "film": film}
 
 
 def causes(error: BaseException) -> str:
@@ -53,11 +72,11 @@ def main() -> None:
     os.dup2(2, 1)  # decoders print what they like
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from rtda.transforms import dicom  # noqa: F401 - takes its seconds before the first file
+    from rtda.transforms import reader  # noqa: F401 - takes its seconds before the first file
 
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(answer(*json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from pydicom import uid
+from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from rtda.transforms import dicom
 from rtda.transforms.dicom import looks_like_dicom, read_stored, to_tensor
@@ -118,6 +120,53 @@ def test_the_limit_of_pixels_can_be_set(tmp_path, write_film):
     assert read_stored(path, frame=4, max_pixels=12)[0].shape == (3, 4)
 
 
+def test_a_volume_has_at_most_so_many_frames(tmp_path, write_film):
+    """Each takes its time however small it is, and 67 million of one pixel would be within the limit of pixels."""
+    path = write_film(tmp_path / "loop", np.zeros((2**16 + 1, 1, 1), np.uint8))
+    with pytest.raises(DicomError, match=r"^loop: NumberOfFrames: 65537 frames; at most 65536 are read as a volume"):
+        read_stored(path)
+    assert read_stored(path, frame=2**16)[0].tolist() == [[0]]
+
+
+def deflated(path, size):
+    """A film whose header holds so many zeros, deflated."""
+    header = pydicom.Dataset()
+    header.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    header.SOPInstanceUID = "1.2.3"
+    header.add_new(0x00091010, "OB", bytes(size))
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_deflated_file_is_not_inflated_beyond_its_limit(tmp_path, monkeypatch):
+    """A small file can say a thousand times as much: refused before there is memory taken for it."""
+    monkeypatch.setattr(dicom, "MAX_INFLATED", 2**20)
+    bomb = deflated(tmp_path / "bomb", 2**24)
+    assert bomb.stat().st_size < 2**16
+    tracemalloc.start()
+    with pytest.raises(DicomError, match=r"^bomb: file: not DICOM, or its header is damaged \(OverflowError\)"):
+        read_stored(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+    with pytest.raises(DicomError, match=r"^sound: PixelData: no pixel data in this Digital X-Ray"):
+        read_stored(deflated(tmp_path / "sound", 2**19))
+
+
+def test_a_file_shows_by_its_start_what_it_is(tmp_path, write_film, monkeypatch):
+    """So that no length that a file without preamble claims is believed, and no large file is read to be refused."""
+    film = write_film(tmp_path / "film", np.zeros((64, 64), np.uint8))
+    (tmp_path / "bare").write_bytes(film.read_bytes()[film.read_bytes().index(b"\x08\0\x16\0") :])
+    claims = struct.pack("<HH2sHI", 8, 8, b"UN", 0, 0x7FFFFFF0)  # two gigabytes
+    (tmp_path / "claims").write_bytes(claims + b"\0" * 999)
+    monkeypatch.setattr(dicom, "HEAD", 512)
+    assert looks_like_dicom(tmp_path / "bare")
+    assert not looks_like_dicom(tmp_path / "claims")
+    assert not looks_like_dicom(tmp_path / "none")
+
+
 def test_pixels_beyond_the_declared_bits_are_refused(film_header):
     with pytest.raises(DicomError, match=r"^dataset: BitsStored: pixels lie outside the declared 0\.\.127"):
         film([[0, 128]], film_header(BitsStored=7))
@@ -204,6 +253,15 @@ def test_floating_point_pixels_are_refused(tmp_path, write_film):
         read_stored(tmp_path / "map")
 
 
+def test_pixels_of_another_vr_are_refused(tmp_path, write_film):
+    data = write_film(tmp_path / "film", np.zeros((1, 2), np.uint8)).read_bytes()
+    damaged = data.replace(b"\xe0\x7f\x10\0OB\0\0\2\0\0\0", b"\xe0\x7f\x10\0US\2\0\0\0")
+    assert damaged != data
+    (tmp_path / "film").write_bytes(damaged)
+    with pytest.raises(DicomError, match=r"^film: PixelData: is not of bytes \(VR OB or OW\)"):
+        read_stored(tmp_path / "film")
+
+
 def test_for_processing_is_refused_unless_allowed(film_header):
     fields = film_header(PresentationIntentType="FOR PROCESSING")
     with pytest.raises(DicomError, match=r"^dataset: PresentationIntentType: FOR PROCESSING"):
@@ -213,6 +271,31 @@ def test_for_processing_is_refused_unless_allowed(film_header):
 
 
 # -- decoders --------------------------------------------------------------------------------------------------------
+
+
+def test_an_rle_stream_too_short_for_its_pixels_never_reaches_the_decoder(tmp_path, write_film, monkeypatch):
+    """It states no size; but two bytes give 128 at most (PS3.5 G.3.1)."""
+    header = pydicom.dcmread(write_film(tmp_path / "plain", np.zeros((256, 256), np.uint8)))
+    header.compress(uid.RLELossless)
+    header.save_as(tmp_path / "film")
+    assert not read_stored(tmp_path / "film")[0].any()  # as short as a sound one can be
+    header.Rows = header.Columns = 8192
+    header.save_as(tmp_path / "film")
+    monkeypatch.setattr(dicom, "pixel_array", lambda header, **named: pytest.fail("decoded"))
+    with pytest.raises(DicomError, match=r"^film: PixelData: its stream is damaged or of another size than Rows x Col"):
+        read_stored(tmp_path / "film")
+
+
+@pytest.mark.parametrize("streams", [2, 4])
+def test_as_many_streams_as_frames(tmp_path, write_film, monkeypatch, streams):
+    header = pydicom.dcmread(write_film(tmp_path / "plain", np.zeros((3, 64, 64), np.uint8)))
+    header.compress(uid.RLELossless)
+    frames = [*pydicom.encaps.generate_frames(header.PixelData, number_of_frames=3)] * 2
+    header.PixelData = pydicom.encaps.encapsulate(frames[:streams])
+    header.save_as(tmp_path / "loop")
+    monkeypatch.setattr(dicom, "pixel_array", lambda header, **named: pytest.fail("decoded"))
+    with pytest.raises(DicomError, match=rf"^loop: NumberOfFrames: 3, but there are {streams} streams; get a new copy"):
+        read_stored(tmp_path / "loop")
 
 
 def test_a_missing_decoder_is_named_with_its_package(tmp_path, write_film, monkeypatch):
@@ -372,6 +455,13 @@ def test_damaged_palettes_are_refused(film_header, change, match):
         film([[0, 1]], fields)
 
 
+def test_colour_below_0_is_refused(tmp_path, write_film):
+    """A colour of 200, read as signed, is -56: cut at 0 it would be a wrong picture."""
+    path = write_film(tmp_path / "film", COLOURS, PixelRepresentation=1, **RGB)
+    with pytest.raises(DicomError, match=r"^film: BitsStored: pixels are not three samples of 0\.\.255"):
+        to_tensor(*read_stored(path))
+
+
 def test_samples_and_interpretation_must_agree(tmp_path, write_film):
     grey = COLOURS[..., 0]
     for pixels, fields in [
@@ -474,6 +564,39 @@ def test_one_frame_is_that_slice_of_the_volume(tmp_path, write_film, syntax, col
         assert alone.shape == (1, 3, 5)
         assert torch.equal(alone.as_tensor()[0], volume.as_tensor()[0, frame])
         assert alone.meta["frame"] == frame
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, uid.RLELossless, uid.JPEGLSLossless])
+def test_one_frame_does_not_decode_the_rest(tmp_path, write_film, monkeypatch, syntax):
+    header = pydicom.dcmread(write_film(tmp_path / "plain", np.repeat(LOOP, 4, 1)))
+    if syntax != ExplicitVRLittleEndian:
+        header.compress(syntax)
+    header.save_as(tmp_path / "loop")
+    decoded = []  # bytes where they are native, else frames
+    get_data, set_decoders = DecodeRunner.get_data, DecodeRunner.set_decoders
+
+    def counted(decode):
+        return lambda stream, runner: decoded.append(1) or decode(stream, runner)
+
+    monkeypatch.setattr(DecodeRunner, "get_data", lambda *args: decoded.append(args[-1]) or get_data(*args))
+    monkeypatch.setattr(
+        DecodeRunner,
+        "set_decoders",
+        lambda runner, known: set_decoders(runner, {name: counted(decode) for name, decode in known.items()}),
+    )
+    read_stored(tmp_path / "loop")
+    every = sum(decoded)
+    decoded.clear()
+    read_stored(tmp_path / "loop", frame=2)
+    assert sum(decoded) == every / 4 > 0
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_frame_read_alone_must_be_named(tmp_path, write_film, colour):
+    pixels = np.random.default_rng(6).integers(0, 256, (4, 3, 5, 3), dtype=np.uint8) if colour else LOOP
+    stored, header = read_stored(write_film(tmp_path / "loop", pixels, **RGB if colour else {}), frame=2)
+    with pytest.raises(ValueError, match=r"^frame: stored is one frame of several; say which"):
+        to_tensor(stored, header)
 
 
 @pytest.mark.parametrize("frame", [4, -1])
@@ -606,3 +729,79 @@ def test_unreadable_fields_are_refused_by_name_without_their_values(tmp_path, wr
     stored, fields = read_stored(path)
     with pytest.raises(DicomError, match=r"^film: WindowCenter: missing or not a finite number; correct the header$"):
         to_tensor(stored, fields)
+
+
+# -- by pixel, and small ---------------------------------------------------------------------------------------------
+
+WINDOW = {"WindowCenter": 900, "WindowWidth": 1500}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        WINDOW,
+        WINDOW | {"VOILUTFunction": "SIGMOID", "PhotometricInterpretation": "MONOCHROME1"},
+        WINDOW | {"PixelRepresentation": 1, "RescaleSlope": -0.7, "RescaleIntercept": 3},
+        WINDOW | {"PixelPaddingValue": 100, "PixelPaddingRangeLimit": 700},
+        {"SamplesPerPixel": 1, "PhotometricInterpretation": "PALETTE COLOR"},
+    ],
+    ids=["declared", "linear", "sigmoid", "signed", "padding", "palette"],
+)
+def test_a_pixel_is_the_same_whatever_stands_beside_it(film_header, fields):
+    """Up to the crop all is pointwise, in float64, and cast once: no bit depends on the image's own extremes."""
+    if fields.get("PhotometricInterpretation") == "PALETTE COLOR":
+        fields = fields | palette(range(0, 40000, 10), bits=16)
+    header = film_header(BitsStored=12, **fields)
+    every = np.arange(4096, dtype=np.int16).reshape(64, 64) - 2048 * fields.get("PixelRepresentation", 0)
+    image = film(every, header)
+    for part in [np.s_[9:10, 5:6], np.s_[:2, :], np.s_[30:33, 10:60], np.s_[:, ::63]]:
+        assert np.array_equal(film(every[part], header), image[part])
+    assert len(np.unique(image)) > 900
+
+
+def test_the_cast_is_the_only_rounding(film_header):
+    """Float64 to the end: of 4,096 values, float32 arithmetic would miss hundreds."""
+    x = np.arange(4096.0)
+    linear = np.clip((x - 899.5) / 1499 + 0.5, 0, 1)
+    assert np.array_equal(film([x.astype(int)], film_header(BitsStored=12, **WINDOW))[0], linear.astype(np.float32))
+
+
+def test_percentiles_are_those_of_what_is_shown(film_header):
+    """Text beside an ultrasound image is no part of it."""
+    fields = film_header(Modality="US", PixelRepresentation=1, SequenceOfUltrasoundRegions=[region(2, 1, 5, 3)])
+    image = film(SCREEN.astype(np.int8), fields, Choices(intensity={"percentiles": [0, 100]}))
+    assert (image.min(), image.max()) == (0, 1)
+
+
+FILM = (np.add.outer(np.arange(3000), np.arange(2400)) * 0.7).astype(np.uint16) % 4096
+LARGE = {
+    "native": {},
+    "big endian": {"syntax": ExplicitVRBigEndian},
+    "RLE": {"syntax": uid.RLELossless},
+    "JPEG-LS": {"syntax": uid.JPEGLSLossless},
+    "mirrored mammogram": {"Modality": "MG", "PatientOrientation": ["P", "F"], "PixelPaddingValue": 7},
+    "percentiles": {"Modality": "MR", "PixelPaddingValue": 7},
+    "signed": {"Modality": "MR", "PixelRepresentation": 1, "BitsStored": 16, **WINDOW},
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_film_takes_at_most_three_times_its_result(tmp_path, write_film, kind):
+    """File bytes and stored pixels included; tracemalloc counts Python's bytes and NumPy's arrays."""
+    fields = dict(LARGE[kind])
+    syntax = uid.UID(fields.pop("syntax", ExplicitVRLittleEndian))
+    native = ExplicitVRLittleEndian if syntax.is_encapsulated else syntax
+    path = write_film(tmp_path / "film", FILM, native, **{"BitsStored": 12} | fields)
+    if syntax.is_encapsulated:
+        header = pydicom.dcmread(path)
+        header.compress(syntax)
+        header.save_as(path)
+    choices = Choices(chest_wall="left", intensity={"percentiles": [1, 99]} if kind == "percentiles" else None)
+    to_tensor(*read_stored(path), choices)  # what the first call imports is not the film's
+    tracemalloc.start()
+    image = to_tensor(*read_stored(path), choices)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image.shape == (1, 3000, 2400)
+    assert peak <= 3 * image.nbytes

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from rtda.transforms.dicom import read_stored, to_tensor
-from rtda.transforms.display import Choices
+from rtda.transforms.display import Choices, percentiles
 from rtda.transforms.header import DicomError
 
 ALL_8_BIT = np.arange(256).reshape(16, 16)
@@ -438,6 +438,18 @@ def test_the_bundle_may_name_percentiles_which_the_metadata_state(film_header):
     image = tensor([pixels], header, Choices(intensity={"percentiles": [10, 90]}))
     assert image.as_tensor()[0, 0] == pytest.approx(np.clip((np.arange(101) - 10) / 80, 0, 1), abs=ULP)
     assert image.meta["window"] == "percentiles 10..90 of the bundle"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(0, 5)), min_size=1, max_size=30),
+    percents=st.tuples(st.floats(0, 100), st.floats(0, 100)),
+)
+def test_percentiles_by_counts_are_those_of_the_values_one_by_one(pairs, percents):
+    x, counts = np.array([one for one, _ in pairs]), np.array([count for _, count in pairs])
+    assume(counts.any())
+    expected = np.percentile(np.repeat(x, counts), percents)
+    np.testing.assert_allclose(percentiles(x, counts, percents), expected, rtol=1e-12, atol=1e-9)
 
 
 def test_a_window_of_the_file_goes_before_the_bundles_intensity(film_header):

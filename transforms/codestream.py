@@ -39,6 +39,16 @@ def size_of(stream: bytes) -> Size | None:
         return None
 
 
+def rle_limit(stream: bytes) -> int:
+    """Bytes that an RLE stream, which states no size, can give at most: 128 of two (PS3.5 G.3.1), after its header.
+
+    Example:
+        >>> rle_limit(bytes(64) + bytes([129, 0]))
+        128
+    """
+    return 64 * max(len(stream) - 64, 0)
+
+
 def _jpeg(stream: bytes) -> Size | None:
     """From the frame header, SOF0 … SOF15 or SOF55 of JPEG-LS; all segments up to the scan must follow one another."""
     at, size = 2, None

@@ -7,6 +7,8 @@ functions of each step stand in ``display.py``, the facts that may leave the fil
 from __future__ import annotations
 
 import io
+import math
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from pydicom import Dataset, config, uid
 from pydicom.encaps import generate_frames, get_frame
 from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]  # not in its __all__
 
-from .codestream import size_of
-from .display import Choices, Floats, check_hounsfield, displayed, modality, padding, polarity, read_palette
+from .codestream import rle_limit, size_of
+from .display import Choices, Counts, Floats, check_hounsfield, displayed, modality, padding, polarity, read_palette
 from .facts import Facts, facts_of
 from .header import (
     DicomError,
@@ -59,16 +61,21 @@ NO_PICTURES = (
 DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 """pydicom's plugins, the preferred first: all give the same pixels, but GDCM ends the process on some damaged streams,
 so it decodes what no other does, JPEG Lossless."""
-BLOCK = 256  # rows at a time, so that nothing of the image's size is made beside the result
+MAX_INFLATED = 4 * MAX_PIXELS  # bytes; a deflated file may grow a thousandfold
+HEAD = 2**20  # bytes in which a file shows what it is
+MAX_FRAMES = 2**16  # of a volume, because each takes its time however small it is
+BLOCK = 64  # rows at a time, so that nothing of the image's size is made beside the result
 
 
 def looks_like_dicom(path: str | Path) -> bool:
     """Whether the file has the preamble of PS3.10 section 7.1 or, without it, fields of DICOM at its start."""
     try:
-        if pydicom.misc.is_dicom(path):
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD)
+        if head[128:132] == b"DICM":
             return True
-        with quiet():
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        with quiet(), _Stream(head) as stream:
+            header = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return False
     return {"SOPClassUID", "Modality", "BitsAllocated"} & set(header.dir()) != set()
@@ -138,7 +145,7 @@ def read_header(path: str | Path) -> Dataset:
     except OSError as error:
         raise DicomError(one_line(path, "file", f"cannot be opened ({type(error).__name__}); check the path")) from None
     try:
-        with quiet(), io.BytesIO(data) as stream:  # from memory: a file allocates whatever a header claims
+        with quiet(), _Stream(data) as stream:
             header = pydicom.dcmread(stream, force=True)  # force: old films lack the preamble
     except Exception as error:  # damaged headers raise struct.error, TypeError, RecursionError, …
         cure = f"not DICOM, or its header is damaged ({type(error).__name__}); get a new copy"
@@ -146,6 +153,20 @@ def read_header(path: str | Path) -> Dataset:
     header.filename = str(path)
     header.file_meta.filename = str(path)  # so that an error about it names the file
     return header
+
+
+class _Stream(io.BytesIO):
+    """A file in memory: of one on a disk pydicom would allocate whatever the header claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As usual; without a size, which means that all that follows is deflated, only if it stays small inflated."""
+        data = super().read(size)
+        if size == -1:
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            inflater.decompress(data, MAX_INFLATED)
+            if inflater.unconsumed_tail:
+                raise OverflowError("inflates beyond MAX_INFLATED")
+        return data
 
 
 def to_tensor(
@@ -185,13 +206,8 @@ def to_tensor(
     """
     choices = choices or Choices()
     check_policy(header, choices)
-    frames = whole(header, "NumberOfFrames", 1)
-    if frame is None and frames > 1:
-        made = [_picture(stored[k], of_frame(header, k), choices) for k in range(frames)]
-        image, decided = np.stack([one for one, _ in made]), made[0][1]
-        differing = [key for key in decided if any(other[key] != decided[key] for _, other in made)]
-        decided |= {key: "differs by frame" for key in differing if isinstance(decided[key], str)}
-        decided["padding"] = any(other["padding"] for _, other in made)
+    if frame is None and whole(header, "NumberOfFrames", 1) > 1:
+        image, decided = _pictures(stored, header, choices)
     else:
         image, decided = _picture(stored, of_frame(header, frame or 0), choices)
     facts = facts_of(of_frame(header, frame or 0), hashed) | {"frame": frame or 0}
@@ -230,82 +246,103 @@ def to_units(stored: Stored, header: Dataset, choices: Choices | None = None, fr
         raise refuse(header, "PhotometricInterpretation", "colour has no modality units; give a grey image")
     if text(header, "Modality") == "CT":
         check_hounsfield(header, choices)
-    every = _every(stored, header)
-    table = np.where(padding(every, header), np.nan, modality(every, header).x).astype(np.float32)
-    units: Image = table[stored.astype(np.int32) - int(every[0])]
-    return units
+    levels = _levels(stored, header)
+    return _look_up(np.where(padding(levels, header), np.nan, modality(levels, header).x), levels, stored)
+
+
+def _pictures(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
+    """All frames as (frames, rows, columns), each by its own header."""
+    if stored.ndim < 3 + (text(header, "PhotometricInterpretation") in COLOUR):
+        raise ValueError("frame: stored is one frame of several; say which")
+    every = (_picture(one, of_frame(header, k), choices) for k, one in enumerate(stored))
+    image, decided = next(every)
+    images = np.empty((len(stored), *image.shape), np.float32)
+    images[0] = image
+    for k, (image, other) in enumerate(every, 1):
+        images[k] = image
+        differing = {key: "differs by frame" for key in decided if other[key] != decided[key] and key != "padding"}
+        decided |= differing | {"padding": decided["padding"] or other["padding"]}
+    return images, decided
 
 
 def _picture(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
     """One frame as (rows, columns) in [0, 1], and what was decided on the way."""
+    rows, columns = _region(header, choices, stored.shape[:2])
+    part = stored[rows, columns]  # the crop first: all else is by pixel, and percentiles are those of what is shown
+    if mirrored := _mirrors(header, choices):
+        part = part[:, ::-1]
     grey = text(header, "PhotometricInterpretation") in GREY
-    image, decided = _grey(stored, header, choices) if grey else _luma(stored, header)
-    rows, columns = _region(header, choices, image.shape)
-    image = image[rows, columns]
-    if (rows.start, columns.start, rows.stop, columns.stop) != (0, 0, *stored.shape[:2]):
+    image, decided = _grey(part, header, choices) if grey else _luma(part, header)
+    if part.shape != stored.shape:
         decided["crop"] = f"rows {rows.start}..{rows.stop - 1}, columns {columns.start}..{columns.stop - 1}"
-    if decided_mirror := _mirrors(header, choices):
-        image = image[:, ::-1]
-    shape = {"rows": image.shape[0], "columns": image.shape[1], "mirrored": decided_mirror}
-    return np.ascontiguousarray(image), decided | shape
+    return image, decided | {"rows": image.shape[0], "columns": image.shape[1], "mirrored": mirrored}
 
 
 def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Facts]:
-    """Everything is pointwise, so it is computed on one float64 table over all stored values and cast once."""
-    every = _every(stored, header)
-    low = int(every[0])
-    units, masked = modality(every, header), padding(every, header)
+    """Everything is pointwise, so it is computed on one float64 table over stored values and cast once."""
+    levels = _levels(stored, header)
+    units, masked = modality(levels, header), padding(levels, header)
 
-    def own() -> Floats:
-        index = stored.astype(np.int32) - low
-        return units.x[index[~masked[index]]]
+    def counts() -> Counts:
+        blocks = (np.bincount(index.ravel(), minlength=len(levels)) for _, index in _indices(levels, stored))
+        return np.where(masked, 0, sum(blocks))
 
-    table, window = displayed(units, header, choices, own)
+    table, window = displayed(units, header, choices, counts)
     turned, why = polarity(header, choices)
-    table = 1 - table if turned else table
-    table[masked] = 0
-    met = np.zeros(len(every), bool)
-    image = np.empty(stored.shape, np.float32)
-    single = table.astype(np.float32)
-    for block in _blocks(stored):
-        index = stored[block].astype(np.int32) - low
-        image[block] = single[index]
-        met[index[masked[index]]] = True
-    decided: Facts = {"rescale": units.name, "window": window, "polarity": why, "padding": bool(met.any())}
-    return image, decided
+    table = np.where(masked, 0, 1 - table if turned else table)
+    met = bool(masked.any()) and any(masked[index].any() for _, index in _indices(levels, stored))
+    decided: Facts = {"rescale": units.name, "window": window, "polarity": why, "padding": met}
+    return _look_up(table, levels, stored), decided
 
 
 def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
     """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only."""
-    image = np.empty(stored.shape[:2], np.float32)
     if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        every = _every(stored, header)
-        luts = read_palette(header, signed=every[0] < 0)
-        table = np.stack([lut(every) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA
-        for block in _blocks(stored):
-            image[block] = table[stored[block].astype(np.int32) - int(every[0])]
+        levels = _levels(stored, header)
+        luts = read_palette(header, signed=levels[0] < 0)
+        image = _look_up(np.stack([lut(levels) / (2**lut.bits - 1) for lut in luts], -1) @ LUMA, levels, stored)
     else:
         full = 2 ** whole(header, "BitsStored") - 1
-        if stored.ndim != 3 or stored.max() > full:
-            raise refuse(header, "BitsStored", f"pixels are no three samples up to {full}; correct the header")
+        if stored.ndim != 3 or stored.min() < 0 or stored.max() > full:
+            raise refuse(header, "BitsStored", f"pixels are not three samples of 0..{full}; correct the header")
+        image = np.empty(stored.shape[:2], np.float32)
         for block in _blocks(stored):
             image[block] = stored[block] / full @ LUMA
     why = f"as stored ({text(header, 'PhotometricInterpretation')})"
-    return image.clip(0, 1), {"rescale": "", "window": "", "polarity": why, "padding": False, "crop": ""}
+    decided: Facts = {"rescale": "", "window": "", "polarity": why, "padding": False}
+    return image.clip(0, 1, out=image), decided
+
+
+def _levels(stored: Stored, header: Dataset) -> Floats:
+    """Ends of the stored values that the header declares, and between them all from the image's least to its greatest.
+
+    Ascending; few for a small image, on which all 65,536 would take longer than its decoding. PS3.5 section 8.1.1.
+    """
+    bits = whole(header, "BitsStored")
+    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
+    high = low + 2**bits - 1
+    least, greatest = int(stored.min()), int(stored.max())
+    if least < low or greatest > high:
+        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
+    return np.concatenate([[low], np.arange(least, greatest + 1), [high]], dtype=np.float64)
+
+
+def _look_up(table: Floats, levels: Floats, stored: Stored) -> Image:
+    """Entries of a table over levels, cast once."""
+    image, single = np.empty(stored.shape, np.float32), table.astype(np.float32)
+    for block, index in _indices(levels, stored):
+        single.take(index, out=image[block], mode="clip")  # none is outside; other modes go through a buffer
+    return image
+
+
+def _indices(levels: Floats, stored: Stored) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
+    """Where stored values stand among levels, by blocks of rows."""
+    for block in _blocks(stored):
+        yield block, np.subtract(stored[block], int(levels[1]) - 1, dtype=np.intp)
 
 
 def _blocks(stored: Stored) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, len(stored), BLOCK))
-
-
-def _every(stored: Stored, header: Dataset) -> Floats:
-    """All stored values that the header declares, ascending (PS3.5 section 8.1.1)."""
-    bits = whole(header, "BitsStored")
-    low = -(2 ** (bits - 1)) if number(header, "PixelRepresentation") else 0
-    high = low + 2**bits - 1
-    if stored.min() < low or stored.max() > high:
-        raise refuse(header, "BitsStored", f"pixels lie outside the declared {low}..{high}; correct the header")
-    return np.arange(low, high + 1, dtype=np.float64)
 
 
 def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -363,6 +400,8 @@ def check_kind(header: Dataset) -> None:
         raise NotAnImage(
             one_line(name_of(header), "PixelData", f"no pixel data, no image: {name or 'of no known kind'}")
         )
+    if not isinstance(value(header, "PixelData"), bytes):
+        raise refuse(header, "PixelData", "is not of bytes (VR OB or OW); correct the header")
     for field in REQUIRED:
         if value(header, field) is None:
             raise refuse(header, field, "missing; give a DICOM image, not a report, plan or directory")
@@ -394,6 +433,8 @@ def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
     if frame is not None and not 0 <= frame < frames:
         raise refuse(header, "NumberOfFrames", f"{frames}, so there is no frame {frame}; they count from 0")
     decoded = frames if frame is None else 1
+    if decoded > MAX_FRAMES:
+        raise refuse(header, "NumberOfFrames", f"{frames} frames; at most {MAX_FRAMES} are read as a volume, name one")
     if not 0 < rows * columns * decoded <= max_pixels:
         cure = f"{rows} x {columns} x {decoded} pixels are none or too many; at most {max_pixels} are read"
         raise refuse(header, "Rows", f"{cure}, or name a frame" if decoded > 1 else cure)
@@ -453,8 +494,8 @@ def _decode(header: Dataset, frame: int | None) -> Stored:
         raise refuse(header, "TransferSyntaxUID", f"{syntax.name} is not supported; convert the file") from None
     if not decoder.is_available:
         raise refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
-    if syntax.is_encapsulated and syntax != uid.RLELossless:
-        _check_streams(header, frame)
+    if syntax.is_encapsulated:
+        _check_streams(header, syntax, frame)
     plugin = next((name for name in DECODERS if name in decoder.available_plugins), "")
     try:
         with quiet():
@@ -467,22 +508,34 @@ def _decode(header: Dataset, frame: int | None) -> Stored:
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
 
-def _check_streams(header: Dataset, frame: int | None) -> None:
-    """Every stream to be decoded must be as large as the header says: see ``codestream.py``."""
+def _check_streams(header: Dataset, syntax: uid.UID, frame: int | None) -> None:
+    """As many streams as frames, each to be decoded as large as the header says: see ``codestream.py``."""
     data, frames = value(header, "PixelData"), whole(header, "NumberOfFrames", 1)
     table = value(header, "ExtendedOffsetTable"), value(header, "ExtendedOffsetTableLengths")
     how: dict[str, Any] = {"number_of_frames": frames, "extended_offsets": None if None in table else table}
-    said = tuple(whole(header, field) for field in ("Rows", "Columns", "SamplesPerPixel"))
+    fits = _fits_rle if syntax == uid.RLELossless else _fits
     try:
         with quiet():
             streams = generate_frames(data, **how) if frame is None else [get_frame(data, frame, **how)]
-            sizes = {size_of(stream) for stream in streams}
+            sound = [fits(stream, header) for stream in streams]
     except Exception:  # damaged fragments and offset tables raise nearly anything
         raise refuse(header, "PixelData", "its fragments are damaged; get a new copy") from None
-    for size in sizes:
-        if size is None or size[:3] != said or not size.bits <= whole(header, "BitsAllocated") <= size.largest:
-            cure = "its stream is damaged or of another size than Rows x Columns x SamplesPerPixel; get a new copy"
-            raise refuse(header, "PixelData", cure)
+    if frame is None and len(sound) != frames:
+        raise refuse(header, "NumberOfFrames", f"{frames}, but there are {len(sound)} streams; get a new copy")
+    if not all(sound):
+        cure = "its stream is damaged or of another size than Rows x Columns x SamplesPerPixel; get a new copy"
+        raise refuse(header, "PixelData", cure)
+
+
+def _fits(stream: bytes, header: Dataset) -> bool:
+    size, allocated = size_of(stream), whole(header, "BitsAllocated")
+    said = tuple(whole(header, field) for field in ("Rows", "Columns", "SamplesPerPixel"))
+    return size is not None and size[:3] == said and size.bits <= allocated <= size.largest
+
+
+def _fits_rle(stream: bytes, header: Dataset) -> bool:
+    fields = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+    return math.prod(whole(header, field) for field in fields) // 8 <= rle_limit(stream)
 
 
 def _check_shape(header: Dataset, stored: Stored, frame: int | None) -> None:

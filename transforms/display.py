@@ -25,6 +25,7 @@ from .header import number, quoted, refuse, text, value, values, warn
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.intp]
 
 # Modalities whose declared stored range is a display range; elsewhere it would leave the image nearly black.
 DISPLAY_RANGE = frozenset({"CR", "DX", "MG", "IO", "RF", "XA", "US", "ES", "XC", "OT", "SC"})
@@ -222,7 +223,7 @@ def read_palette(header: Dataset, *, signed: bool) -> list[Lut]:
 
 def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
     count, first, bits = _descriptor(header, holder, name, signed=signed)
-    data = values(holder, f"{name}Data")
+    data: Any = values(holder, f"{name}Data")
     if len(data) == 1 and isinstance(data[0], bytes):
         data = _words(header, data[0], count, bits)
     if len(data) != count:
@@ -246,12 +247,12 @@ def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) ->
     return count, (first + 32768) % 65536 - 32768 if signed else first % 65536, bits
 
 
-def _words(header: Dataset, data: bytes, count: int, bits: int) -> list[int]:
+def _words(header: Dataset, data: bytes, count: int, bits: int) -> npt.NDArray[np.integer[Any]]:
     """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte."""
     little = getattr(header, "original_encoding", (None, True))[1] is not False
     words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
     pairs = bits <= 8 and len(words) == (count + 1) // 2
-    return list(words.astype("<u2").view(np.uint8)[:count] if pairs else words)
+    return words.astype("<u2").view(np.uint8)[:count] if pairs else words
 
 
 # The steps, in order
@@ -309,7 +310,7 @@ def modality(stored: Floats, header: Dataset) -> Modality:
     return Modality(x, min(x[0], x[-1]), max(x[0], x[-1]), "identity" if identity else f"{slope:g} x + {intercept:g}")
 
 
-def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[[], Floats]) -> tuple[Floats, str]:
+def displayed(units: Modality, header: Dataset, choices: Choices, counts: Callable[[], Counts]) -> tuple[Floats, str]:
     """The VOI step: modality units -> [0, 1], and how.
 
     In this order: CT by the bundle's HU window; the bundle's intensity where it goes first (``voi``); a LUT; a window;
@@ -319,7 +320,7 @@ def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[
         units: what :func:`modality` gave.
         header: of the frame.
         choices: of the bundle.
-        own: the image's own values in modality units, outside padding; called for percentiles only.
+        counts: how often the image holds each of these values, outside padding; called for percentiles only.
 
     Raises:
         DicomError: nothing says how to display these values.
@@ -327,14 +328,14 @@ def displayed(units: Modality, header: Dataset, choices: Choices, own: Callable[
     if text(header, "Modality") == "CT":
         return _hounsfield(units.x, header, choices)
     if choices.intensity is not None and choices.voi == "intensity":
-        return _by_intensity(units.x, header, choices.intensity, own)
+        return _by_intensity(units.x, header, choices.intensity, counts)
     luts, windows = values(header, "VOILUTSequence"), values(header, "WindowCenter") or values(header, "WindowWidth")
     if choices.lut_item is not None or (luts and choices.window_item is None):
         return _by_lut(units, header, choices)
     if windows or choices.window_item is not None:
         return _by_window(units.x, header, choices.window_item or 0)
     if choices.intensity is not None:
-        return _by_intensity(units.x, header, choices.intensity, own)
+        return _by_intensity(units.x, header, choices.intensity, counts)
     return _declared(units, header)
 
 
@@ -386,16 +387,32 @@ def _by_window(x: Floats, header: Dataset, item: int) -> tuple[Floats, str]:
 
 
 def _by_intensity(
-    x: Floats, header: Dataset, intensity: Mapping[str, tuple[float, float]], own: Callable[[], Floats]
+    x: Floats, header: Dataset, intensity: Mapping[str, tuple[float, float]], counts: Callable[[], Counts]
 ) -> tuple[Floats, str]:
     ((name, (low, high)),) = intensity.items()
     what = f"{name} {low:g}..{high:g} of the bundle"
     if name == "percentiles":
-        values_met = own()
-        low, high = np.percentile(values_met, [low, high]) if values_met.size else (0, 0)
+        low, high = percentiles(x, counts(), (low, high))
         if not low < high:
             raise refuse(header, "PixelData", "the percentiles of its values are one; leave the image out")
     return np.clip((x - low) / (high - low), 0, 1), what
+
+
+def percentiles(x: Floats, counts: Counts, percents: tuple[float, float]) -> Floats:
+    """Percentiles of values that occur so often, linear between two of them; all are one where nothing occurs.
+
+    As ``np.percentile`` of the values one by one, for which a film would need several times its own memory.
+
+    Example:
+        >>> percentiles(np.array([30.0, 10.0, 20.0]), np.array([0, 3, 2]), (0, 75))
+        array([10., 20.])
+    """
+    order = np.argsort(x)
+    last = np.cumsum(counts[order]) - 1  # rank of the last pixel of each value
+    ranks = np.array(percents) / 100 * max(last[-1], 0)
+    low, high = (x[order][np.searchsorted(last[:-1], end(ranks))] for end in (np.floor, np.ceil))
+    between: Floats = low + (high - low) * (ranks % 1)
+    return between
 
 
 def _declared(units: Modality, header: Dataset) -> tuple[Floats, str]:

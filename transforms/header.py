@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, config, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
@@ -66,14 +66,21 @@ def _told(header: Dataset) -> set[str]:
     return told
 
 
+TERMS = frozenset(
+    {"ARGB", "CMYK", "HSV", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "LIN OD", "LOG"}
+    | {"ED", "EDW", "HU_MOD", "MGML", "OD", "PCT", "US", "Z_EFF"}
+)
+"""Terms of the standard that we do not read (PS3.3 C.7.6.3.1.2, C.11.1.1.2, C.8.7.1.1.2, C.11.6.1)."""
+
+
 def quoted(word: str) -> str:
-    """A value as it may stand in a message: a Code String in quotes; anything else, if misplaced, could be a name.
+    """A value as it may stand in a message: a term in quotes; anything else could, if misplaced, be a name.
 
     Example:
-        >>> quoted("YBR_PARTIAL_420"), quoted("Anna^Smith")
+        >>> quoted("YBR_PARTIAL_420"), quoted("SMITH ANNA")
         ("'YBR_PARTIAL_420'", 'its value')
     """
-    return repr(word) if re.fullmatch("[A-Z0-9_ ]{1,16}", word) else "its value"
+    return repr(word) if word in TERMS else "its value"
 
 
 def uid_name(word: str) -> str:
@@ -88,6 +95,7 @@ def uid_name(word: str) -> str:
 
 
 _QUIET = threading.RLock()
+_LOGGER = logging.getLogger("pydicom")
 
 
 @contextmanager
@@ -96,29 +104,41 @@ def quiet() -> Iterator[None]:
 
     One thread at a time, because filters of warnings and pydicom's settings belong to the process.
     """
-    logger = logging.getLogger("pydicom")
     with _QUIET, warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
-        before, logger.disabled = logger.disabled, True
+        before, _LOGGER.disabled = _LOGGER.disabled, True
         try:
             yield
         finally:
-            logger.disabled = before
+            _LOGGER.disabled = before
 
 
 def values(header: Dataset, field: str) -> list[Any]:
     """All values of a field, none where it is absent or empty; pydicom converts here, so here it may fail."""
+    element = header.get_item(field, keep_deferred=True)
+    if element is None:
+        return []
     try:
-        with quiet():
-            value = header.get(field)
-            if isinstance(value, Sequence):
-                for item in value:
-                    item.filename = name_of(header)  # so that an error about it names the file
-            if isinstance(value, (MultiValue, Sequence, list)):
-                return [one for one in value if one is not None and one != ""]
+        if isinstance(element, RawDataElement):  # asked for the first time
+            with quiet():
+                element = header[field]
+        value = element.value
+        if isinstance(value, Sequence):
+            return _items(value, getattr(header, "filename", None))
+        if isinstance(value, (MultiValue, list)):
+            return [one for one in value if one is not None and one != ""]
     except Exception:  # its text quotes the value: not chained
         raise refuse(header, field, "cannot be read; correct the header") from None
     return [] if value is None or value == "" else [value]
+
+
+def _items(sequence: Sequence, filename: str | None) -> list[Dataset]:
+    """Items of a sequence, each with the name of the file, so that an error about it names that too."""
+    items = list(sequence)
+    if items and getattr(items[-1], "filename", None) != filename:  # once: there may be thousands, asked for by frame
+        for item in items:
+            item.filename = filename
+    return items
 
 
 def value(header: Dataset, field: str, item: int = 0) -> Any:
@@ -197,13 +217,12 @@ def of_frame(header: Dataset, frame: int) -> Dataset:
         return header
     if each and frame >= len(each):
         raise refuse(header, "PerFrameFunctionalGroupsSequence", f"has {len(each)} items, none for frame {frame}")
-    flat = Dataset()
-    flat.update({tag: header.get_item(tag) for tag in header.keys() if tag not in _HEAVY})  # noqa: SIM118
+    flat = Dataset({tag: element for tag, element in header.items() if tag not in _HEAVY})
     for group in [*shared[:1], *each[frame : frame + 1]]:
         for macro in FRAME_MACROS:
             for fields in values(group, macro)[:1]:
                 flat.update(fields)
-    flat.filename = name_of(header)  # type: ignore[attr-defined]
+    flat.filename = getattr(header, "filename", None)  # type: ignore[attr-defined]
     flat.told = _told(header)  # type: ignore[attr-defined]
     flat.set_original_encoding(*header.original_encoding)  # the byte order of LUTs
     return flat
