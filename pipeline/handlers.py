@@ -91,8 +91,8 @@ class CheckpointChoice:
 
     Which epoch is best can change later: with an attacked evaluator the best is the epoch of highest attacked AUROC
     among those whose clean AUROC lies within ``tolerance`` of the highest; without one, the epoch of highest clean
-    AUROC. So the weights of every epoch that no other dominates in (clean, attacked) are kept under ``candidates/``
-    until the end.
+    AUROC. Of equals it is the latest, which has learned longest: AUROC reaches 1 while the loss still falls. So the
+    weights of every epoch that no other dominates in (clean, attacked) are kept under ``candidates/`` until the end.
 
     Args:
         network: whose state is saved, under the key ``model``.
@@ -174,10 +174,10 @@ class CheckpointChoice:
         return clean, attacked
 
     def _dominated(self, epoch: int) -> bool:
-        """Another epoch is at least as good in both scores; of equals the earlier stays."""
+        """Another epoch is at least as good in both scores; of equals the later stays."""
         mine = self.scores[epoch]
         return any(
-            other[0] >= mine[0] and other[1] >= mine[1] and (other != mine or e < epoch)
+            other[0] >= mine[0] and other[1] >= mine[1] and (other != mine or e > epoch)
             for e, other in self.scores.items()
             if e != epoch
         )
@@ -186,7 +186,7 @@ class CheckpointChoice:
         """The epoch to choose now; see the class."""
         floor = max(clean for clean, _ in self.scores.values()) - self.tolerance
         eligible = {e: pair for e, pair in self.scores.items() if pair[0] >= floor}
-        return max(eligible, key=lambda e: (eligible[e][1], eligible[e][0], -e))
+        return max(eligible, key=lambda e: (eligible[e][1], eligible[e][0], e))
 
     def _choose(self, engine: Engine) -> None:
         if not self.scores:
@@ -240,5 +240,5 @@ def _key_metric(evaluator: Engine) -> float:
 def _refuse_not_finite(engine: Engine, *values: float) -> None:
     if not all(map(math.isfinite, values)):
         raise FloatingPointError(
-            f"loss: not finite in epoch {engine.state.epoch}; lower learning_rate (last.pt holds the epoch before)"
+            f"loss: not finite in epoch {engine.state.epoch}; lower learning_rate, or give larger images"
         )

@@ -86,10 +86,16 @@ class AsCalled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 logits."""
-        reduced = self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(x.device))
+        reduced = computed_in(self.precision, x.device) == "bfloat16"
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=reduced):
             logits: Tensor = self.network(x.contiguous(memory_format=self.format))
         return logits.float()
+
+
+def computed_in(precision: Precision, device: torch.device) -> str:
+    """``"bfloat16"`` or ``"float32"``: what a precision means on a device."""
+    reduced = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    return "bfloat16" if reduced else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from PIL import Image
 from rtda.pipeline.balls import L2
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands import is_refusal, train
-from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run
+from rtda.pipeline.delivery.bundle import INSTALLED, Bundle, find_bundle, find_run
 from rtda.pipeline.handlers import load_checkpoint
 from rtda.pipeline.tracking import RunRecord
 
@@ -177,7 +177,9 @@ def test_a_run_keeps_its_bundle_and_its_recipe(workshop):
     assert run.bundle.root == workshop / "runs/rtda/bundle/phantom_rtda"
     for folder in ("configs", "docs"):
         for path in (installed / folder).rglob("*.*"):
-            assert (run.bundle.root / path.relative_to(installed)).read_bytes() == path.read_bytes()
+            if path.name != "metadata.json":
+                assert (run.bundle.root / path.relative_to(installed)).read_bytes() == path.read_bytes()
+    assert run.bundle.metadata == Bundle(installed).metadata
     assert (run.bundle.root / "LICENSE").read_bytes() == (installed / "LICENSE").read_bytes()
     assert run.recipe_config == yaml.safe_load((INSTALLED / "recipes/rtda.yaml").read_text())
     assert run.facts["bundle"] == "phantom_rtda"
@@ -197,6 +199,37 @@ def test_a_run_trained_from_a_zip_needs_it_no_more(rtda, workshop, tiny, tmp_pat
     assert rtda("pack", "runs/zipped", "-o", "again.zip")[0] == 0
     with zipfile.ZipFile("again.zip") as again, zipfile.ZipFile(workshop / "rtda.zip") as first:
         assert set(again.namelist()) == set(first.namelist())
+
+
+def test_outputs_are_named_as_the_data_list_names_its_classes(rtda, cohort, tiny, tmp_path):
+    content = json.loads((cohort / "phantom.json").read_text())
+    content["classes"] = ["nodule", "clear"]
+    del content["checksum"]
+    for item in (item for split in ("train", "validation", "test") for item in content[split]):
+        item["label"] = 1 - item["label"]
+    Path("turned.json").write_text(json.dumps(content))
+    options = ["--recipe", "standard", *tiny, "--max-epochs", 1, "--data-list", "turned.json"]
+    assert rtda("train", "phantom_rtda", *options, "--run-name", "turned")[0] == 0
+    assert rtda("evaluate", "runs/turned")[0] == 0
+    assert rtda("pack", "runs/turned", "-o", "turned.zip")[0] == 0
+    film = str(cohort / content["test"][0]["image"])
+    for model in ("runs/turned", "turned.zip"):
+        assert rtda("infer", model, film, "-o", "out.csv")[0] == 0
+        with Path("out.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert list(row)[3:5] == ["nodule", "clear"]
+    with zipfile.ZipFile("turned.zip") as archive:
+        metadata = json.loads(archive.read("phantom_rtda/configs/metadata.json"))
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "nodule", "1": "clear"}
+    assert metadata["label_classes"] == "0: nodule, 1: clear"
+
+
+def test_a_list_of_another_number_of_classes_is_refused(bad_list):
+    def third_class(content, folder):
+        content["classes"].append("other")
+
+    refused(bad_list(third_class), "phantom_rtda: classes: 3 in the data list, 2 outputs", "num_classes")
+    assert not Path("runs/refused").exists()
 
 
 def test_a_bundle_may_have_any_loss(rtda, tiny):

@@ -80,21 +80,20 @@ def chosen(folder):
 
 
 def rule(scores, tolerance=0.05):
-    """The rule, by looking at all epochs: highest attacked AUROC among those near the best clean one; ties earlier."""
+    """The rule, by looking at all epochs: highest attacked AUROC among those near the best clean one; ties later."""
     best, floor = None, max(pair[0] for pair in scores if pair) - tolerance
     for epoch, pair in enumerate(scores, start=1):
-        better = best is None or (pair and (pair[1], pair[0]) > (scores[best - 1][1], scores[best - 1][0]))
+        better = best is None or (pair and (pair[1], pair[0]) >= (scores[best - 1][1], scores[best - 1][0]))
         if pair and pair[0] >= floor and better:
             best = epoch
     return best
 
 
 def pareto(scores):
-    """Epochs that no other dominates; of equals the earliest."""
-    seen = {epoch: pair for epoch, pair in enumerate(scores, start=1) if pair}
-    first = {pair: epoch for epoch, pair in reversed(seen.items())}
-    dominated = {a for a in first for b in first if b != a and b[0] >= a[0] and b[1] >= a[1]}
-    return {epoch for pair, epoch in first.items() if pair not in dominated}
+    """Epochs that no other dominates; of equals the latest."""
+    latest = {pair: epoch for epoch, pair in enumerate(scores, start=1) if pair}
+    dominated = {a for a in latest for b in latest if b != a and b[0] >= a[0] and b[1] >= a[1]}
+    return {epoch for pair, epoch in latest.items() if pair not in dominated}
 
 
 grid = st.sampled_from([0.5, 0.6, 0.62, 0.66, 0.7, 0.71, 0.75, 0.9])

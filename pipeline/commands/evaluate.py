@@ -155,6 +155,7 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
         "consistency_weight": parser.get_parsed_content("weight"),
         "training_radius": attack.ball.radius,
         "training_norm": attack.ball.norm,
+        "training_precision": run.facts["computed_in"],
         "versions": _versions(),
     }
 

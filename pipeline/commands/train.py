@@ -83,6 +83,7 @@ def _named(bundle: Bundle, recipe: Path, given: dict[str, Any], resumed: Run | N
 def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed: Run | None) -> int:
     from monai.bundle import ConfigWorkflow
 
+    from ..files import write_whole
     from ..handlers import CheckpointChoice
 
     quieten()
@@ -96,7 +97,7 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     )
     workflow.initialize()
     parser = workflow.parser
-    _check_settings(parser)
+    _check_settings(parser, bundle)
     run = Run(Path(parser.get_parsed_content("output_dir")))
     settings = _settings(parser, bundle, files[1], run)
     if resumed:
@@ -105,17 +106,20 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     _check_warm_up(handlers, trainer.state.max_epochs)
     keeper = next(handler for handler in handlers if isinstance(handler, CheckpointChoice))
     keeper.resume = resumed is not None and (resumed.folder / "last.pt").is_file()
-    _write_settings(run, settings, None if resumed else bundle)
+    if not resumed:
+        run.keep(bundle, _classes(parser))  # first, since a folder with config.yaml is a run
+    write_whole(run.config, yaml.safe_dump(dict(settings), sort_keys=False).encode())
     validation = _validation(keeper, trainer)
     _show_progress(trainer, validation)
-    _track(run, bundle, parser, settings, trainer, validation)
+    _track(run, parser, settings, trainer, validation)
     workflow.run()
     print(f"{run.folder}: best epoch {_best(run)} of {trainer.state.max_epochs}")
     return 0
 
 
-def _check_settings(parser: Any) -> None:
+def _check_settings(parser: Any, bundle: Bundle) -> None:
     """Refuse in one line what a user may have written wrongly, before any image is read."""
+    bundle.metadata_of(_classes(parser))
     values = {name: made(parser, name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
     for name in ("stack", "supervise"):
         if not isinstance(values[name], list):
@@ -128,6 +132,12 @@ def _check_settings(parser: Any) -> None:
             "validated; give a smaller --val-interval"
         )
     _check_batches(parser, values["batch_size"])
+
+
+def _classes(parser: Any) -> list[str]:
+    from ..data import lists
+
+    return lists.class_names(parser.get_parsed_content("data_list"))
 
 
 def _check_radii(views: Mapping[str, Any]) -> None:
@@ -167,12 +177,14 @@ def _settings(parser: Any, bundle: Bundle, recipe: Path, run: Run) -> dict[str, 
     from importlib.metadata import version
 
     from ..data import lists
+    from ..networks import computed_in
 
     facts = {
         "bundle": bundle.name,
         "recipe": recipe.stem,
         "version": version("rtda"),
         "list_checksum": lists.checksum(parser.get_parsed_content("data_list")),
+        "computed_in": computed_in(*(parser.get_parsed_content(name) for name in ("precision", "device"))),
     }
     settings = {key: value for key, value in parser.get().items() if key != "_meta_"}
     for name in ("data_list", "dataset_dir"):
@@ -195,18 +207,8 @@ def _first_change(before: Any, now: Any, key: str) -> str:
     return f"{key}: was {str(before)[:60]!r}, is {str(now)[:60]!r}"
 
 
-def _write_settings(run: Run, settings: Mapping[str, Any], bundle: Bundle | None) -> None:
-    """Make the run folder: the bundle first, since a folder with config.yaml is a run."""
-    from ..files import write_whole
-
-    if bundle:
-        run.keep(bundle)
-    write_whole(run.config, yaml.safe_dump(dict(settings), sort_keys=False).encode())
-
-
 def _track(
     run: Run,
-    bundle: Bundle,
     parser: Any,
     settings: Mapping[str, Any],
     trainer: Any,
@@ -225,7 +227,7 @@ def _track(
         tags=environment(),  # as parameters they are those of the start; whoever resumes the run may have others
         texts={
             "config.yaml": yaml.safe_dump(public(settings), sort_keys=False),
-            "metadata.json": (bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
+            "metadata.json": (run.bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
         },
         terms=lambda engine: {"loss": loss_of(engine), **getattr(engine.loss_function, "terms", {})},
         learning_rate=lambda: optimizer.param_groups[0]["lr"],

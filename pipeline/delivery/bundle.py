@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,23 @@ class Bundle:
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         return [channels[key] for key in sorted(channels, key=int)]
 
+    def metadata_of(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The metadata with the outputs named as a data list names its classes, in label order.
+
+        Raises:
+            BundleError: the network has another number of outputs.
+        """
+        if len(classes) != len(self.classes):
+            raise BundleError(
+                f"{self.name}: classes: {len(classes)} in the data list, {len(self.classes)} outputs in the bundle; "
+                "give a copy of it with another num_classes in its configs and channel_def in its metadata.json"
+            )
+        content = copy.deepcopy(self.metadata)
+        content["network_data_format"]["outputs"]["pred"]["channel_def"] = {
+            str(label): name for label, name in enumerate(classes)
+        }
+        return content | {"label_classes": ", ".join(f"{label}: {name}" for label, name in enumerate(classes))}
+
     @property
     def files(self) -> dict[str, Path]:
         """Name within the bundle -> path of its own files; weights and outputs beside them are not among these."""
@@ -126,10 +144,12 @@ class Run:
         """The run's own copy of the bundle that it was trained from; what becomes of the original does not reach it."""
         return Bundle(self.folder / "bundle" / self.facts["bundle"])
 
-    def keep(self, bundle: Bundle) -> None:
-        """Copy a bundle's own files into the run, as its bundle."""
-        for name, path in bundle.files.items():
-            write_whole(self.folder / "bundle" / bundle.name / name, path.read_bytes())
+    def keep(self, bundle: Bundle, classes: Sequence[str]) -> None:
+        """Copy a bundle's own files into the run, as its bundle; its outputs are the classes of the run's data list."""
+        metadata = json.dumps(bundle.metadata_of(classes), indent=2, ensure_ascii=False) + "\n"
+        contents = {name: path.read_bytes() for name, path in bundle.files.items()}
+        for name, content in (contents | {"configs/metadata.json": metadata.encode()}).items():
+            write_whole(self.folder / "bundle" / bundle.name / name, content)
 
 
 def is_run(path: Path) -> bool:

@@ -287,6 +287,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Threshold", "; ".join(_threshold_source(results))),
         ("Data list", f"SHA-256 {facts['checksum_list'][:12]}…"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
+        ("Trained in", facts["training_precision"]),
         ("Threads", str(facts["threads"])),
     ]
 
