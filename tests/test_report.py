@@ -62,6 +62,7 @@ def make_table(recipe="rtda", seed=0, n=90, classes=("normal", "pneumonia"), wei
         "versions": {"rtda": "0.1.0", "torch": "2.9.0", "monai": "1.6.1"},
         "training_radius": RADIUS,
         "training_norm": "l2",
+        "training_precision": "float32",
     }
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS.names} for row in rows], COLUMNS)
     return table.replace_schema_metadata({b"rtda": json.dumps(known | facts).encode()})
