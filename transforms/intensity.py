@@ -43,6 +43,28 @@ def brightness(x: Tensor, offset: Tensor) -> Tensor:
     return (x + per_image(offset, x)).clamp(0, 1)
 
 
+def gamma(x: Tensor, exponent: Tensor) -> Tensor:
+    """Power of x; an exponent above 1 darkens the middle.
+
+    Example:
+        >>> gamma(torch.tensor([[[0.0, 0.5, 1.0]]]), torch.tensor([2.0]))
+        tensor([[[0.0000, 0.2500, 1.0000]]])
+    """
+    return x.clamp(0, 1) ** per_image(exponent, x)
+
+
+def window(x: Tensor, centre: Tensor, width: Tensor) -> Tensor:
+    """clip((x − centre) / width + ½): another window on display intensities; 0.5 and 1 leave them as they are.
+
+    Source: PS3.3 C.11.2.1.3.2 (LINEAR_EXACT).
+
+    Example:
+        >>> window(torch.tensor([[[0.25, 0.5, 1.0]]]), torch.tensor([0.5]), torch.tensor([0.5]))
+        tensor([[[0.0000, 0.5000, 1.0000]]])
+    """
+    return ((x - per_image(centre, x)) / per_image(width, x) + 0.5).clamp(0, 1)
+
+
 def noise(x: Tensor, sigma: Tensor) -> Tensor:
     """clip(x + σ·N(0, 1)), σ in intensity units; drawn from torch's generator on the device of x."""
     return (x + per_image(sigma, x) * torch.randn_like(x)).clamp(0, 1)
