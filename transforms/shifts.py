@@ -35,8 +35,8 @@ class Shift:
 
     Example:
         >>> import torch
-        >>> Shift("contrast_down", 5)(torch.tensor([[[0.0, 1.0]]]))
-        tensor([[[0.3000, 0.7000]]])
+        >>> Shift("contrast_down", 5)(torch.tensor([[[0.2, 1.0]]]))
+        tensor([[[0.4400, 0.7600]]])
     """
 
     kind: str
