@@ -292,7 +292,7 @@ def corrupt_image(content, folder):
         (missing_image, ["bad.json", "image", "none.dcm"]),
         (unknown_label, ["bad.json", "train[0]", "label", "7"]),
         (unknown_label_name, ["bad.json", "test[0]", "label", "lesion"]),
-        (patient_in_two_splits, ["bad.json", "patient_id", "train and test"]),
+        (patient_in_two_splits, ["bad.json", "patient_id", "train[0]", "test[0]"]),
         (empty_split, ["bad.json", "validation", "empty"]),
         (one_class_split, ["bad.json", "validation", "no lesion"]),
         (constant_image, ["flat.png", "one value"]),
