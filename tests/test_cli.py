@@ -611,7 +611,7 @@ def test_a_person_can_read_the_printed_command(rtda):
     assert status == 0
     assert out.startswith("MLFLOW_DISABLE_TELEMETRY=true python -m monai.bundle run --config_file '[\"/")
     assert out.endswith("--run_name '\"2026\"' --output_dir runs/2026\n")
-    assert "\"'\"" not in out
+    assert '"\'"' not in out
 
 
 def test_a_name_that_looks_like_a_number_names_the_run(rtda, tiny):
