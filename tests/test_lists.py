@@ -560,6 +560,18 @@ def test_every_frame_of_a_loop_is_an_item_with_an_id_of_its_own(dicom_films, wri
     assert {(item["patient_id"], item["age_group"]) for item in loop} == {(lists.hashed(b"secret", "MRN0 b"), "0-9")}
 
 
+def test_a_name_of_a_file_need_not_be_utf8(dicom_films, write_film):
+    name = "films/caf\udce9.dcm"
+    write_film(dicom_films / "film", LOOP, PatientID="MRN0", SOPInstanceUID="1.2.9")
+    (dicom_films / "film").rename(dicom_films / name)
+    items, classes = from_dicom(write_csv(dicom_films, patient_labels()), dicom_films)
+    path = write_list(items, classes, dicom_films / "mine.json", {"test": 0, "validation": 0})
+    loaded = [
+        Path(item["image"]).relative_to(dicom_films).as_posix() for item in lists.load(path, dicom_films, "train")
+    ]
+    assert [one for one in loaded if "caf" in one] == [f"{name}#frame={k}" for k in range(3)]
+
+
 def test_what_no_bundle_could_read_is_left_out(dicom_films, write_film, caplog):
     """A segmentation and a report of a patient of the list, a film that is cut; a film for processing may be wanted."""
     for name in ("liver_1frame.dcm", "reportsi.dcm"):

@@ -122,7 +122,8 @@ def write_list(items: Sequence[Item], classes: Sequence[str], out: Path, facts: 
         own = [{k: v for k, v in item.items() if k != "split"} for item in items if item["split"] == name]
         content[name] = sorted(own, key=lambda item: str(item["image"]))
     content["checksum"] = checksum_of(checked(content, out.name))
-    return write_whole(out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_whole(out, text.encode(errors="backslashreplace"))  # JSON's own escape, of file names not in UTF-8
 
 
 def rejoin_validation(items: Sequence[Item]) -> str:

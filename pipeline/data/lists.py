@@ -174,7 +174,7 @@ def hashed(key: bytes, value: str) -> str:
         >>> hashed(b"public", "patient 1")
         '7c9b7ffd7d38e91f'
     """
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, value.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
 def key_from(name: str) -> bytes:
