@@ -148,6 +148,21 @@ ABSURD = {
 }
 
 
+def misplaced(data: bytes, draw: random.Random) -> bytes:
+    """The patient's name where codes, numbers or UIDs should stand."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    for field in draw.sample(CODES, draw.choice((1, 2))):
+        header[field] = pydicom.DataElement(field, "LO", PATIENT)
+    return written(header)
+
+
+CODES = (
+    *("PhotometricInterpretation", "PresentationLUTShape", "VOILUTFunction", "RescaleType", "PresentationIntentType"),
+    *("Modality", "ImageType", "SOPClassUID", "PatientOrientation", "PixelIntensityRelationship", "BurnedInAnnotation"),
+    *("Rows", "NumberOfFrames", "BitsStored", "WindowCenter", "RescaleSlope", "PixelPaddingValue", "VOILUTSequence"),
+)
+
+
 def syntax(data: bytes, draw: random.Random) -> bytes:
     """Another transfer syntax than the pixels have."""
     stated = re.search(rb"\x02\x00\x10\x00UI..[\d.]+\0?", data, re.DOTALL)
@@ -194,7 +209,7 @@ def written(header: pydicom.Dataset) -> bytes:
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(header_bytes, any_bytes, truncated, length, item, vr, content),
-    *(fields, fields, fields, syntax, luts, nested),
+    *(fields, fields, fields, misplaced, misplaced, syntax, luts, nested),
 )
 
 
