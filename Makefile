@@ -14,8 +14,11 @@ test: setup  ## the fast tests, minutes
 test-all: setup  ## with slow tests and those on real images (RTDA_DATA)
 	$(BIN)/python -m pytest
 
-mlflow: setup  ## the tracking UI on what the demo made
+mlflow: runs/mlflow.db setup  ## the tracking UI on what the demo and your own trainings in this folder made
 	cd runs && MLFLOW_DISABLE_TELEMETRY=true $(abspath $(BIN))/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+runs/mlflow.db:
+	@echo "$@ is not there yet: make demo makes it, and so does rtda train in this folder" >&2; false
 
 lint: setup
 	$(BIN)/ruff check
@@ -30,5 +33,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+clean:  ## all but runs, which are yours
+	rm -rf $(VENV) build dist *.egg-info

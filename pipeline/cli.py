@@ -1,6 +1,7 @@
 """The command ``rtda``: arguments in, exit status out. What a verb does stands in ``commands/``.
 
-Exit status: 0 done, 1 failed, 2 usage or input that was refused. Help and usage errors import neither torch nor MONAI.
+Exit status: 0 done, 1 failed, 2 usage or input that was refused, 130 interrupted. Help and usage errors import neither
+torch nor MONAI.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class RobustTrainer(SupervisedTrainer):
             loss names other ``views`` than the stack: it would read the wrong rows.
 
     Example:
-        see ``README.md``, "Ten lines of Python", which is run as a test.
+        see ``README.md``, "Fifteen lines of Python", which is run as a test.
     """
 
     def __init__(

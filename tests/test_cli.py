@@ -60,9 +60,9 @@ def refused(result, *words):
         assert path not in error, f"an absolute path stands in: {error}"
 
 
-def in_process(*argv, cwd, **kwargs):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, **kwargs)
+def in_process(*argv, cwd, environment=os.environ):
+    environment = environment | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def read_csv(path):
@@ -325,7 +325,7 @@ def corrupt_image(content, folder):
         (missing_image, ["bad.json", "image", "none.dcm"]),
         (unknown_label, ["bad.json", "train[0]", "label", "7"]),
         (unknown_label_name, ["bad.json", "test[0]", "label", "lesion"]),
-        (patient_in_two_splits, ["bad.json", "patient_id", "train and test"]),
+        (patient_in_two_splits, ["bad.json", "patient_id", "train[0]", "test[0]"]),
         (empty_split, ["bad.json", "validation", "empty"]),
         (one_class_split, ["bad.json", "validation", "no lesion"]),
         (constant_image, ["flat.png", "one value"]),
@@ -608,7 +608,7 @@ def printed(rtda, *options):
     """What MONAI's own command line makes of the options in the command that ``rtda train --dry-run`` prints."""
     status, out, error = rtda("train", "phantom_rtda", "--recipe", "rtda", "--dry-run", *options)
     assert status == 0, error
-    words = shlex.split(out)[4:]
+    words = shlex.split(out)[5:]
     return {
         name.removeprefix("--"): DefaultParseValue(text) for name, text in zip(words[::2], words[1::2], strict=True)
     }
@@ -637,6 +637,14 @@ def test_an_option_is_of_its_kind(rtda, option, text, value):
         found = printed(rtda, spelled, text)[name]
         assert (found, type(found)) == (value, type(value))
         assert printed(rtda, f"{spelled}={text}")[name] == value
+
+
+def test_a_person_can_read_the_printed_command(rtda):
+    status, out, _ = rtda("train", "phantom_rtda", "--recipe", "rtda", "--dry-run", "--run-name", "2026")
+    assert status == 0
+    assert out.startswith("MLFLOW_DISABLE_TELEMETRY=true python -m monai.bundle run --config_file '[\"/")
+    assert out.endswith("--run_name '\"2026\"' --output_dir runs/2026\n")
+    assert '"\'"' not in out
 
 
 def test_a_name_that_looks_like_a_number_names_the_run(rtda, tiny):
@@ -714,9 +722,12 @@ def test_the_printed_monai_command_trains_the_same_weights(rtda, cohort, tiny, t
     status, out, _ = rtda(*train, "--run-name", "by-monai", "--dry-run")
     assert status == 0
     assert not Path("runs").exists()
-    words = shlex.split(out)
-    assert words[:4] == ["python", "-m", "monai.bundle", "run"]
-    done = in_process(sys.executable, *words[1:], cwd=tmp_path)
+    home, path = tmp_path / "home", f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    silencing = {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI"}
+    environment = {key: value for key, value in os.environ.items() if key not in silencing}
+    environment |= {"HOME": str(home), "PATH": path}
+    done = in_process("sh", "-c", out, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
+    assert not (home / ".config" / "mlflow").exists()  # mlflow's telemetry id
     assert rtda(*train, "--run-name", "by-rtda")[0] == 0
     assert same("runs/by-monai/best.pt", "runs/by-rtda/best.pt")

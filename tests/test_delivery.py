@@ -213,6 +213,23 @@ def test_an_error_row_says_what_the_reader_says(workshop, tmp_path, monkeypatch)
     assert read_csv("out.csv")[0]["error"].startswith("cut.nii.gz: ")
 
 
+@pytest.mark.parametrize("name", ["chest  1.dcm", " chest.dcm", "chest\n1.dcm", "caf\udce9.dcm"])
+def test_any_name_of_a_file_may_stand_in_a_row(workshop, write_film, tmp_path, monkeypatch, name):
+    """Blanks, which the reader's messages hold once, a line break, and a byte that is no UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films").mkdir()
+    write_film(tmp_path / "film", np.arange(12, dtype=np.uint8).reshape(3, 4), BurnedInAnnotation="YES")
+    (tmp_path / "film").rename(tmp_path / "films" / name)
+    (tmp_path / "films" / f"cut {name}").write_bytes(b"\x1f\x8b\x08\x00")  # refused because of what gzip raises
+    assert main(["infer", str(workshop / "rtda.zip"), "films", "-o", "out.csv"]) == 1
+    told = {row["file"]: row for row in read_csv("out.csv")}
+    shown = name.encode(errors="backslashreplace").decode()
+    film, cut = told[f"films/{shown}"], told[f"films/cut {shown}"]
+    assert film["warning"].startswith(f"{' '.join(shown.split())}: BurnedInAnnotation: YES")
+    assert cut["error"].startswith(f"cut {' '.join(shown.split())}: pixels: ")
+    assert main(["infer", str(workshop / "rtda.zip"), "films"]) == 1
+
+
 def test_files_are_found_once_and_hidden_ones_not(tmp_path):
     grey = Image.fromarray(np.zeros((4, 4), np.uint8))
     for name in ("a.png", ".hidden.png", ".checkpoints/b.png", "inside/c.png"):

@@ -156,15 +156,16 @@ def test_a_deflated_file_is_not_inflated_beyond_its_limit(tmp_path, monkeypatch)
 
 
 def test_a_file_shows_by_its_start_what_it_is(tmp_path, write_film, monkeypatch):
-    """So that no length that a file without preamble claims is believed, and no large file is read to be refused."""
-    film = write_film(tmp_path / "film", np.zeros((64, 64), np.uint8))
-    (tmp_path / "bare").write_bytes(film.read_bytes()[film.read_bytes().index(b"\x08\0\x16\0") :])
-    claims = struct.pack("<HH2sHI", 8, 8, b"UN", 0, 0x7FFFFFF0)  # two gigabytes
-    (tmp_path / "claims").write_bytes(claims + b"\0" * 999)
+    """So that no length claimed by a file without preamble is believed, and no large file is read to be refused."""
+    film = write_film(tmp_path / "film", np.zeros((64, 64), np.uint8)).read_bytes()
+    bare = film[film.index(b"\x08\0\x16\0") :]
+    (tmp_path / "bare").write_bytes(bare)
+    (tmp_path / "late").write_bytes(struct.pack("<HH2sHI", 8, 8, b"UN", 0, 600) + bytes(600) + bare)
+    (tmp_path / "claims").write_bytes(struct.pack("<HH2sHI", 8, 8, b"UN", 0, 0x7FFFFFF0) + bytes(99))  # two gigabytes
+    names = ("film", "bare", "late", "claims")
+    assert [looks_like_dicom(tmp_path / name) for name in names] == [True, True, True, False]
     monkeypatch.setattr(dicom, "HEAD", 512)
-    assert looks_like_dicom(tmp_path / "bare")
-    assert not looks_like_dicom(tmp_path / "claims")
-    assert not looks_like_dicom(tmp_path / "none")
+    assert [looks_like_dicom(tmp_path / name) for name in names] == [True, True, False, False]
 
 
 def test_pixels_beyond_the_declared_bits_are_refused(film_header):
@@ -718,6 +719,14 @@ def test_burned_in_annotation_warns_once_a_file(tmp_path, write_film):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         to_tensor(*read_stored(write_film(tmp_path / "no", LOOP, BurnedInAnnotation="NO")))
+
+
+@pytest.mark.parametrize("field", ["VOILUTSequence", "ModalityLUTSequence", "SequenceOfUltrasoundRegions"])
+def test_text_where_a_sequence_should_stand_is_refused(film_header, field):
+    fields = film_header()
+    fields[field] = pydicom.DataElement(field, "LO", "Zoe")
+    with pytest.raises(DicomError, match=f"^dataset: {field}: cannot be read; correct the header$"):
+        film([[0, 1]], fields)
 
 
 def test_unreadable_fields_are_refused_by_name_without_their_values(tmp_path, write_film):

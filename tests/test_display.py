@@ -77,6 +77,16 @@ def test_a_damaged_padding_value_is_refused(film_header):
         film(ALL_8_BIT, header)
 
 
+@pytest.mark.parametrize("ends", [(65536 + 9, None), (-32769, None), (9, 65536 + 9)])
+def test_padding_beyond_16_bits_is_refused(film_header, ends):
+    """Cut to 16 bits it would be 9, which is a pixel of the image."""
+    header = film_header()
+    for field, end in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), ends, strict=True):
+        header.add_new(field, "SL", end)
+    with pytest.raises(DicomError, match=r"^dataset: PixelPaddingValue: or its limit is no stored value of 16 bits"):
+        film([[9, 10]], header)
+
+
 # -- modality: C.11.1 ------------------------------------------------------------------------------------------------
 
 

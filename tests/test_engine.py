@@ -282,7 +282,7 @@ def test_robust_training_lowers_the_loss_under_attack():
 
 
 def test_volumes_train_by_the_same_lines():
-    """The ten lines of the README, in 3-D, on a network of MONAI's with BatchNorm."""
+    """The lines of the README, in 3-D, on a network of MONAI's with BatchNorm."""
     volumes = [{"image": torch.rand(1, 16, 16, 16), "label": i % 2} for i in range(4)]
     net = DenseNet(3, 1, 2, init_features=4, growth_rate=2, block_config=(1, 1), bn_size=1)
     start = copy.deepcopy(net)

@@ -1,8 +1,10 @@
 """Damaged DICOM files: read, or refused in one line; never a crash, a hang, or a name in the message."""
 
 import io
+import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -16,11 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pydicom.data
 import pytest
-from fuzz_worker import WAYS, causes
+from fuzz_worker import OPEN, WAYS, causes
 from rtda.transforms import dicom
+from rtda.transforms.display import Choices
+from rtda.transforms.header import FRAME_MACROS
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
 WHEEL = sorted((Path(pydicom.data.__file__).parent / "test_files").glob("*.dcm"))
@@ -148,6 +153,21 @@ ABSURD = {
 }
 
 
+def misplaced(data: bytes, draw: random.Random) -> bytes:
+    """The patient's name where codes, numbers or UIDs should stand."""
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    for field in draw.sample(CODES, draw.choice((1, 2))):
+        header[field] = pydicom.DataElement(field, "LO", PATIENT)
+    return written(header)
+
+
+CODES = (
+    *("PhotometricInterpretation", "PresentationLUTShape", "VOILUTFunction", "RescaleType", "PresentationIntentType"),
+    *("Modality", "ImageType", "SOPClassUID", "PatientOrientation", "PixelIntensityRelationship", "BurnedInAnnotation"),
+    *("Rows", "NumberOfFrames", "BitsStored", "WindowCenter", "RescaleSlope", "PixelPaddingValue", "VOILUTSequence"),
+)
+
+
 def syntax(data: bytes, draw: random.Random) -> bytes:
     """Another transfer syntax than the pixels have."""
     stated = re.search(rb"\x02\x00\x10\x00UI..[\d.]+\0?", data, re.DOTALL)
@@ -194,7 +214,7 @@ def written(header: pydicom.Dataset) -> bytes:
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(header_bytes, any_bytes, truncated, length, item, vr, content),
-    *(fields, fields, fields, syntax, luts, nested),
+    *(fields, fields, fields, misplaced, misplaced, syntax, luts, nested),
 )
 
 
@@ -334,6 +354,62 @@ def test_2000_damaged_real_files_are_read_or_refused(worker, tmp_path, real_data
 
 def pack(real_data: Path) -> list[Path]:
     return sorted(path for path in (real_data / "dicom_reader/files").rglob("*") if path.is_file())
+
+
+# Every field, of every VR: a picture in [0, 1], or a refusal
+
+WRONG = [
+    *(("FD", math.nan), ("FD", math.inf), ("FD", -1e300), ("FD", 0.5), ("FD", [math.nan, 1.0]), ("FD", [math.inf] * 3)),
+    *(("SL", -(2**31)), ("UL", 2**32 - 1), ("LO", PATIENT), ("LO", ["a", "b"]), ("LO", ["1", "2", "3"]), ("LO", "")),
+    *(("OB", b"\1\2\3"), ("OW", b"\1\2"), ("SQ", [pydicom.Dataset()]), ("SQ", [])),
+]
+SHOWN = (
+    *sorted({*CODES, *ABSURD, *FRAME_MACROS} - {"Rows", "Columns", "NumberOfFrames", "BitsStored"}),
+    *("LUTDescriptor", "LUTData", "FrameType", "PatientAge", "PixelSpacing", "ImageOrientationPatient", "PatientID"),
+    *("ViewCodeSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("RegionSpatialFormat", "RegionDataType", "RegionLocationMinX0", "RegionLocationMaxY1"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:dataset. ")
+@pytest.mark.parametrize("kind", ["plain", "window", "LUT", "modality LUT", "CT", "mammogram", "ultrasound", "palette"])
+def test_any_field_of_any_vr_gives_a_picture_or_a_refusal(film_header, make_lut, kind):
+    pictures, pixels, choices = 0, np.arange(12, dtype=np.uint8).reshape(2, 6), Choices(**OPEN, chest_wall="left")
+    for (vr, value), field in itertools.product(WRONG, SHOWN):
+        header = film_header(**shown(kind, make_lut))
+        holders = [*header.get("VOILUTSequence", []), *header.get("ModalityLUTSequence", [])] if "LUT" in field else []
+        holders += header.get("SequenceOfUltrasoundRegions", []) if field.startswith("Region") else []
+        for holder in holders or [header]:
+            holder[field] = pydicom.DataElement(field, vr, value, validation_mode=pydicom.config.IGNORE)
+        try:
+            image = dicom.to_tensor(pixels, header, choices).as_tensor()
+        except dicom.DicomError as error:
+            said = f"x.{type(error).__name__}: {error}\n{causes(error)}"
+            told = fault({"outcome": "refused", "said": said, "warned": ""}, Path("/ward/anna/dataset"))
+        else:
+            told = "" if ((image >= 0) & (image <= 1)).all() else "outside [0, 1]"
+            pictures += 1
+        assert not told, (vr, value, field, told)
+    assert pictures > len(WRONG) * len(SHOWN) / 3
+
+
+def shown(kind: str, make_lut: Callable[..., pydicom.Dataset]) -> dict[str, Any]:
+    """Fields of a film that the steps of this kind show."""
+    region = pydicom.Dataset()
+    region.RegionSpatialFormat = region.RegionDataType = region.RegionLocationMaxY1 = 1
+    region.RegionLocationMinX0, region.RegionLocationMinY0, region.RegionLocationMaxX1 = 0, 0, 4
+    colours = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    table = {f"{name}Descriptor": [256, 0, 8] for name in colours} | {f"{name}Data": bytes(256) for name in colours}
+    return {
+        "plain": {"PixelPaddingValue": 3},
+        "window": {"WindowCenter": 5, "WindowWidth": 9, "PixelPaddingValue": 3, "PixelPaddingRangeLimit": 4},
+        "LUT": {"VOILUTSequence": [make_lut([0, 255])]},
+        "modality LUT": {"ModalityLUTSequence": [make_lut([0, 255])]},
+        "CT": {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024},
+        "mammogram": {"Modality": "MG", "PatientOrientation": ["A", "F"]},
+        "ultrasound": {"Modality": "US", "SequenceOfUltrasoundRegions": [region]},
+        "palette": {"PhotometricInterpretation": "PALETTE COLOR", **table},
+    }[kind]
 
 
 # What fuzzing found, one by one

@@ -206,13 +206,28 @@ def test_no_training_config_refers_to_evaluation_shifts():
 )
 def test_a_config_states_command_cost_and_where_its_figures_stand(path):
     header = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines()))
-    assert any(line.startswith("#   python -m monai.bundle run ") for line in header)
+    assert any(line.startswith("#   MLFLOW_DISABLE_TELEMETRY=true python -m monai.bundle run ") for line in header)
     assert any(re.match(r"#   rtda (train|evaluate|infer) ", line) for line in header)
     (cost,) = [line for line in header if line.startswith("# Cost: ")]
     assert re.search(r"\b(seconds|minutes?)\b.*\bcores?\b", cost)
     (figures,) = [line for line in header if line.startswith("# Figures: ")]
     assert "docs/README.md" in figures
     assert (path.parents[1] / "docs/README.md").is_file()
+
+
+def test_every_monai_command_that_we_write_down_sends_nothing_home():
+    """MONAI imports mlflow before anything of ours could switch its telemetry off."""
+    patterns = ("*.md", "docs/*.md", "bundles/*/docs/*.md", "bundles/*/configs/*.yaml")
+    text = "\n".join(path.read_text() for pattern in patterns for path in ROOT.glob(pattern))
+    lines = [line for line in text.splitlines() if "python -m monai.bundle " in line]
+    assert len(lines) > 6
+    for line in lines:
+        assert "MLFLOW_DISABLE_TELEMETRY=true python -m monai.bundle " in line
+
+
+def test_make_clean_leaves_the_runs():
+    (recipe,) = re.findall(r"^clean:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "runs" not in recipe
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -49,6 +49,11 @@ def content(**changes):
     return copy.deepcopy(whole) | changes
 
 
+def write_list(items, classes, path, shares=SHARES, **facts):
+    """Split and write, as the command does."""
+    return build.write_list(items, classes, path, facts | {"split_rule": build.make_splits(items, shares, 0)})
+
+
 def write(folder, **changes):
     path = folder / "mine.json"
     path.write_text(json.dumps(content(**changes)))
@@ -120,10 +125,13 @@ def test_a_monai_config_can_load_it(films):
         ({"test": [item(5, 2)]}, r"^mine.json: test\[0\]: label: 2 is unknown; labels are 0 to 1"),
         ({"test": [item(5, True)]}, r"^mine.json: test\[0\]: label: True is unknown"),
         ({"test": [item(5, "normal")]}, r"^mine.json: test\[0\]: label: 'normal' is unknown"),
-        ({"test": [item(5, 0, patient=5)]}, r"^mine.json: test\[0\]: patient_id: must be a text that is not empty"),
+        (
+            {"test": [item(5, 0, patient=5)]},
+            r"^mine.json: test\[0\]: patient_id: must be a text, in quotes and not empty$",
+        ),
         ({"test": [item(5, 0) | {"image_id": ""}]}, r"^mine.json: test\[0\]: image_id: must be a text"),
-        ({"test": [item(5, 0, fold="1")]}, r"^mine.json: test\[0\]: fold: must be an integer, not '1'"),
-        ({"test": [item(5, 0, site=1)]}, r"^mine.json: test\[0\]: site: must be a text, not 1"),
+        ({"test": [item(5, 0, fold="1")]}, r"^mine.json: test\[0\]: fold: must be a whole number$"),
+        ({"test": [item(5, 0, site=1)]}, r"^mine.json: test\[0\]: site: must be a text, in quotes$"),
         ({"test": [item(5, 0) | {"image": "/a/b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
         ({"test": [item(5, 0) | {"image": "../b.png"}]}, r"^mine.json: test\[0\]: image: must be a path below"),
         ({"test": [item(5, 0) | {"image": "./b.png"}]}, r"^mine.json: test\[0\]: image: not in normal form; write it"),
@@ -134,12 +142,21 @@ def test_a_monai_config_can_load_it(films):
             r"^mine.json: identity: 'secret' is unknown; state public or private, or leave it out",
         ),
         ({"identity": ["public"]}, r"^mine.json: identity: \['public'\] is unknown"),
-        ({"test": [item(5, 0), item(5, 0)]}, r"^mine.json: image: '5.png' stands twice"),
-        ({"test": [item(5, 0), item(6, 0) | {"image_id": "i5"}]}, r"^mine.json: image_id: 'i5' stands twice"),
-        ({"test": [item(5, 0, "p1")]}, r"^mine.json: patient_id: 'p1' in train and test; keep it in one split"),
+        (
+            {"test": [item(5, 0), item(5, 0)]},
+            r"^mine.json: image: the same in test\[0\] \(5.png\) and test\[1\] \(5.png\); every image stands once$",
+        ),
+        (
+            {"test": [item(5, 0), item(6, 0) | {"image_id": "i1"}]},
+            r"^mine.json: image_id: the same in train\[1\] \(1.png\) and test\[1\] \(6.png\); every image stands once$",
+        ),
+        (
+            {"test": [item(5, 0, "Doe"), item(6, 1, "p1")]},
+            r"^mine.json: patient_id: the same in train\[1\] \(1.png\) and test\[1\] \(6.png\); keep it in one split$",
+        ),
         (
             {"validation": [item(3, 0, group_id="g")], "test": [item(5, 0, group_id="g")]},
-            r"^mine.json: group_id: 'g' in validation and test",
+            r"^mine.json: group_id: the same in validation\[0\] \(3.png\) and test\[0\] \(5.png\); keep it in one",
         ),
         ({"checksum": "0" * 64}, r"^mine.json: checksum: disagrees with ids, labels and splits; restore the list"),
     ],
@@ -151,9 +168,27 @@ def test_a_faulty_list_is_refused_in_one_line(tmp_path, changes, message):
     assert str(tmp_path) not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("split", "changes"),
+    [
+        ("test", {"patient_id": "Jane^Doe"}),
+        ("test", {"group_id": "Jane^Doe"}),
+        ("train", {"image_id": "Jane^Doe"}),
+        ("test", {"patient_id": ["Jane^Doe"]}),
+        ("test", {"group_id": ["Jane^Doe"]}),
+    ],
+)
+def test_a_refusal_names_nobody(tmp_path, split, changes):
+    """Ids of a list written by hand may be names."""
+    named = {"train": [item(0, 0) | changes], split: [item(0, 0) | changes, item(1, 1) | changes]}
+    with pytest.raises(ListError, match=r"^mine.json: .*(train|test)\[") as refusal:
+        lists.read(write(tmp_path, **named))
+    assert "Jane" not in str(refusal.value)
+
+
 def test_what_is_no_list_is_refused(tmp_path):
     path = tmp_path / "mine.json"
-    with pytest.raises(ListError, match=r"^mine.json: data list: not found; make one with rtda data build"):
+    with pytest.raises(ListError, match=r"^mine.json: data list: not found; check --data-list, or make one: rtda data"):
         lists.read(path)
     with pytest.raises(ListError, match=r": data list: Is a directory; give a JSON file"):
         lists.read(tmp_path)
@@ -318,7 +353,7 @@ def table(n=40, **facts):
 
 def from_csv(folder, rows, shares=SHARES, classes=None):
     items, classes = build.from_csv(write_csv(folder, rows), folder, b"public", classes)
-    return build.write_list(items, classes, folder / "mine.json", {"name": "mine"}, 0, shares)
+    return write_list(items, classes, folder / "mine.json", shares, name="mine")
 
 
 def test_a_csv_becomes_a_list_that_loads_in_every_split(tmp_path):
@@ -350,6 +385,13 @@ def test_given_splits_stand_and_validation_is_cut_from_train(tmp_path):
     assert listed["validation"]
     rows = [row | {"split": ("test", "val", "train", "train")[i // 4 % 4]} for i, row in enumerate(table())]
     assert len(lists.read(from_csv(tmp_path, rows))["validation"]) == 12
+
+
+def test_the_rule_says_what_became_of_rows_without_split(tmp_path):
+    rows = [row | {"split": "test" if i < 8 else ""} for i, row in enumerate(table())]
+    listed = lists.read(from_csv(tmp_path, rows))
+    assert listed["split_rule"].startswith("splits as given: test, all others train; validation: 10% of train patients")
+    assert {i["image"] for i in listed["test"]} == {row["image"] for row in rows[:8]}
 
 
 def test_near_duplicates_of_two_patients_stay_together(tmp_path):
@@ -384,7 +426,7 @@ def test_labels_are_names_or_numbers(tmp_path, labels, classes, expected):
         ({"patient_id": ""}, r"^labels.csv: line 2: patient_id: empty"),
         ({"split": "holdout"}, r"^labels.csv: line 2: split: 'holdout' is unknown; use train, validation or test"),
         ({"fold": "first"}, r"^labels.csv: line 2: fold: 'first' is not a whole number from 0"),
-        ({"image": "films/1.png"}, r"^mine.json: image: '1.png' stands twice"),
+        ({"image": "films/1.png"}, r"^mine.json: image: the same in test\[0\] \(1.png\) and test\[1\] \(1.png\)"),
     ],
 )
 def test_a_faulty_row_is_refused_with_its_line(tmp_path, change, message):
@@ -433,7 +475,9 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, classes, messa
 def test_a_patient_in_two_given_splits_is_refused_before_anything_is_written(tmp_path):
     rows = [row | {"split": "train", "patient_id": "Anna"} for row in table()]
     rows[0]["split"] = "test"
-    with pytest.raises(ListError, match=r"^mine.json: patient_id: '[0-9a-f]{16}' in train and test"):
+    with pytest.raises(
+        ListError, match=r"^mine.json: patient_id: the same in train\[0\] \(1.png\) and test\[0\] \(0.png\)"
+    ):
         from_csv(tmp_path, rows)
     assert not (tmp_path / "mine.json").exists()
 
@@ -479,7 +523,7 @@ def test_dicom_headers_become_items_without_a_name_or_number_of_the_patient(dico
     }
     assert "left out, no DICOM images: notes.txt, labels.csv" in caplog.text
     assert "left out, not named in labels.csv: 6.dcm, 7.dcm" in caplog.text
-    listed = build.write_list(items, classes, dicom_films / "mine.json", {"name": "mine"}, 0, SHARES).read_text()
+    listed = write_list(items, classes, dicom_films / "mine.json").read_text()
     assert not any(secret in listed for secret in ("MRN", "Doe", "Anna", str(dicom_films)))
 
 
@@ -514,6 +558,18 @@ def test_every_frame_of_a_loop_is_an_item_with_an_id_of_its_own(dicom_films, wri
     assert [item["image"] for item in loop] == [f"films/loop.dcm#frame={k}" for k in range(3)]
     assert len({item["image_id"] for item in items}) == len(items) == 5
     assert {(item["patient_id"], item["age_group"]) for item in loop} == {(lists.hashed(b"secret", "MRN0 b"), "0-9")}
+
+
+def test_a_name_of_a_file_need_not_be_utf8(dicom_films, write_film):
+    name = "films/caf\udce9.dcm"
+    write_film(dicom_films / "film", LOOP, PatientID="MRN0", SOPInstanceUID="1.2.9")
+    (dicom_films / "film").rename(dicom_films / name)
+    items, classes = from_dicom(write_csv(dicom_films, patient_labels()), dicom_films)
+    path = write_list(items, classes, dicom_films / "mine.json", {"test": 0, "validation": 0})
+    loaded = [
+        Path(item["image"]).relative_to(dicom_films).as_posix() for item in lists.load(path, dicom_films, "train")
+    ]
+    assert [one for one in loaded if "caf" in one] == [f"{name}#frame={k}" for k in range(3)]
 
 
 def test_what_no_bundle_could_read_is_left_out(dicom_films, write_film, caplog):
@@ -555,7 +611,7 @@ def loops(tmp_path, write_film):
 
 def test_frames_of_a_list_reach_the_network_as_the_frames_they_are(tmp_path, loops):
     items, classes = build.from_csv(write_labels(tmp_path, loops), tmp_path, b"public")
-    path = build.write_list(items, classes, tmp_path / "mine.json", {}, 0, {"test": 0, "validation": 0})
+    path = write_list(items, classes, tmp_path / "mine.json", {"test": 0, "validation": 0})
     loaded = lists.load(path, tmp_path, "train")
     assert [Path(one["image"]).name for one in loaded] == sorted(Path(row["image"]).name for row in loops)
     chain = Compose(bundle_chain("phantom_rtda", image_size=4))
@@ -581,7 +637,7 @@ def write_labels(folder, rows):
 
 def test_frames_of_no_file_are_missing(tmp_path, loops):
     items, classes = build.from_csv(write_labels(tmp_path, loops), tmp_path, b"public")
-    path = build.write_list(items, classes, tmp_path / "mine.json", {}, 0, {"test": 0, "validation": 0})
+    path = write_list(items, classes, tmp_path / "mine.json", {"test": 0, "validation": 0})
     (tmp_path / "films/a.dcm").unlink()
     with pytest.raises(
         ListError, match=r"^mine\.json: image: 2 of 4 missing, first a\.dcm#frame=0; check --dataset-dir"
@@ -620,6 +676,18 @@ def data_build(tmp_path):
     return run
 
 
+@pytest.mark.parametrize("given", [("test", "val", "train", "train"), ("test", "train", "train", "train")])
+def test_a_validation_split_cut_anew_is_said_to_be(tmp_path, data_build, given):
+    rows = [row | {"split": given[i // 4 % 4]} for i, row in enumerate(table())]
+    stands = data_build("a.json", csv=write_csv(tmp_path, rows))
+    anew = data_build("b.json", csv=write_csv(tmp_path, rows), recut_validation=True)
+    cut = "splits as given: test, train; validation: 10% of train patients, stratified, seed 0"
+    assert anew["split_rule"] == ("given validation joined to train; " if "val" in given else "") + cut
+    assert stands["split_rule"] == ("splits as given: test, train, validation" if "val" in given else cut)
+    assert anew["test"] == stands["test"]
+    assert (anew["validation"] == stands["validation"]) == ("val" not in given)
+
+
 def test_without_a_key_the_ids_are_private_and_the_key_is_made_once_beside_the_list(tmp_path, data_build):
     first = data_build("lists/a.json")
     key = tmp_path / "lists" / "rtda.key"
@@ -652,7 +720,7 @@ def test_a_folder_is_no_output(tmp_path, data_build):
 
 def some_list(folder, name="mine"):
     items = [one | {"split": split} for split in lists.SPLITS for one in content()[split]]
-    return build.write_list(items, content()["classes"], folder / "mine.json", {"name": name}, 0, SHARES)
+    return write_list(items, content()["classes"], folder / "mine.json", name=name)
 
 
 def some_cohort(folder, seed=1):
@@ -729,9 +797,8 @@ def test_the_official_test_films_stand_and_validation_is_cut_anew_from_all_other
     folder = real_data / "xray_kermany"
     items, classes = build.from_csv(folder / "labels.csv", folder, b"public")
     official = {i["image_id"] for i in items if i["split"] == "test"}
-    for one in items:
-        one["split"] = "train" if one["split"] == "validation" else one["split"]
-    path = build.write_list(items, classes, tmp_path / "kermany.json", {"name": "kermany"}, 0, SHARES)
+    build.rejoin_validation(items)
+    path = write_list(items, classes, tmp_path / "kermany.json")
     listed = lists.read(path)
     assert classes == ["normal", "pneumonia"]
     counts = {s: (len(listed[s]), len({i["patient_id"] for i in listed[s]})) for s in lists.SPLITS}
@@ -748,5 +815,5 @@ def test_the_official_test_films_stand_and_validation_is_cut_anew_from_all_other
 def test_packs_without_a_split_get_one_by_patient(real_data, tmp_path, pack):
     folder = real_data / pack
     items, classes = build.from_csv(folder / "labels.csv", folder, b"public")
-    path = build.write_list(items, classes, tmp_path / "list.json", {"name": pack}, 0, SHARES)
+    path = write_list(items, classes, tmp_path / "list.json")
     assert sum(len(lists.load(path, folder, split)) for split in lists.SPLITS) == len(items)

@@ -26,14 +26,15 @@ def commands():
     return [line for line in found if "…" not in line]
 
 
-def test_the_ten_lines_of_python_run_and_use_what_they_import():
+def test_the_fifteen_lines_of_python_run_and_use_what_they_import():
     (block,) = blocks("python")
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["x"].shape == (24, 1, 32, 32)
     assert namespace["network"].linear.weight.grad.any()
     lines = [line for line in block.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
-    assert len(lines) <= 15
+    assert len(lines) == 15
+    assert "## Fifteen lines of Python" in README
     tree = ast.parse(block)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -62,22 +63,22 @@ def test_every_command_parses(command):
         _parser(argv).parse_args(argv)
 
 
-def test_the_list_is_one_and_only_its_empty_splits_are_refused(tmp_path):
+def test_the_list_is_one_and_lacks_images_of_every_class_only(tmp_path):
     (block,) = blocks("json")
     path = tmp_path / "mine.json"
     path.write_text(block)
-    assert lists.read(path)["classes"] == ["normal", "pneumonia"]
-    with pytest.raises(lists.ListError, match="validation: empty"):
-        lists.load(path, tmp_path, "validation")
-    content = json.loads(block)
-    for split in ("validation", "test"):
-        content[split] = [
-            item | {key: f"{split} {item[key]}" for key in ("image", "patient_id", "image_id")}
-            for item in content["train"]
-        ]
+    content = lists.read(path)
     for item in (item for split in lists.SPLITS for item in content[split]):
         (tmp_path / item["image"]).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / item["image"]).touch()
+    assert len(lists.load(path, tmp_path, "train")) == 2
+    for split in ("validation", "test"):
+        with pytest.raises(lists.ListError, match=f"{split}: only the class '.*'; give it images of every class"):
+            lists.load(path, tmp_path, split)
+        (item,) = content[split]
+        other = {key: f"{item[key]} 2" for key in ("image", "patient_id", "image_id")} | {"label": 1 - item["label"]}
+        content[split].append(other)
+        (tmp_path / other["image"]).touch()
     path.write_text(json.dumps(content))
     for split in lists.SPLITS:
         assert len(lists.load(path, tmp_path, split)) == 2

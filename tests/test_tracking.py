@@ -380,25 +380,27 @@ terms = lambda engine: {"loss": torch.tensor(engine.state.output)}
 RunTracker(run_dir, terms=terms, parameters={**flatten(config), "raw": Path.home()}, tags=environment()).attach(engine)
 engine.run([1.0, 3.0], max_epochs=30)
 log_metrics(run_dir, {"clean/auroc": 0.5})
+from rtda.pipeline.cli import main
+assert main(["train", "phantom_rtda", "--recipe", "standard", "--run-name", "trained", *sys.argv[2:]]) == 0
 print(json.dumps(attempts))
 """
 
 
 @pytest.mark.process
-def test_nothing_leaves_the_machine_or_names_its_user_and_two_processes_share_a_store(tmp_path):
+def test_nothing_leaves_the_machine_or_names_its_user_and_two_processes_share_a_store(tmp_path, cohort, tiny):
     home = tmp_path / "home" / "janedoe"
     runs = home / "runs"
     runs.mkdir(parents=True)
     untested = {key: value for key, value in os.environ.items() if key not in {"PYTEST_CURRENT_TEST", "CI"}}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(runs / "child")],
+        [sys.executable, "-c", CHILD, str(runs / "child"), *tiny, "--max-epochs", "1"],
         cwd=home,
         env={**untested, "HOME": str(home), "USER": "janedoe", "LOGNAME": "janedoe", "MPLCONFIGDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
     )
     own = train(runs / "parent", epochs=30)
-    output, _ = child.communicate(timeout=60)
+    output, _ = child.communicate(timeout=120)
     assert child.returncode == 0
     assert json.loads(output.splitlines()[-1]) == []
     assert not (home / ".config" / "mlflow").exists()  # mlflow's telemetry id
@@ -406,11 +408,16 @@ def test_nothing_leaves_the_machine_or_names_its_user_and_two_processes_share_a_
     theirs = (runs / "child" / "mlflow_run_id").read_text().strip()
     for run_id in (own, theirs):
         assert [step for step, _ in history(runs, run_id, "train/loss")] == list(range(1, 31))
+    trained = (runs / "trained" / "mlflow_run_id").read_text().strip()
+    assert [step for step, _ in history(runs, trained, "validation/clean_auroc")] == [1]
     connection = sqlite3.connect(runs / "mlflow.db")
     content = "\n".join(connection.iterdump())
     connection.close()
     assert "clean/auroc" in content
-    for private in ("janedoe", str(tmp_path), os.getcwd(), "films", socket.gethostname(), "mlflow.user"):
+    logged = artifacts(runs, trained)
+    assert set(logged) == {"config.yaml", "metadata.json"}
+    content += b"\n".join(logged.values()).decode()
+    for private in ("janedoe", str(tmp_path), str(cohort), os.getcwd(), "/films", socket.gethostname(), "mlflow.user"):
         assert private not in content
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]  # not in its __all__
 
-from .header import number, quoted, refuse, text, value, values, warn
+from .header import number, quoted, refuse, text, value, values, warn, whole
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -228,8 +228,11 @@ def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
         data = _words(header, data[0], count, bits)
     if len(data) != count:
         raise refuse(header, f"{name}Data", f"has {len(data)} entries, the descriptor says {count}; correct the header")
-    entries = np.array(data, np.float64) % 65536  # US read as SS would be negative
-    if entries.max() > 2**bits - 1:
+    try:
+        entries = np.array(data, np.float64) % 65536  # US read as SS would be negative
+    except (TypeError, ValueError):
+        raise refuse(header, f"{name}Data", "is not of numbers; correct the header") from None
+    if not (entries <= 2**bits - 1).all():
         raise refuse(header, f"{name}Data", f"exceeds its {bits} bits; correct the header")
     return Lut(entries, first, bits)
 
@@ -239,7 +242,7 @@ def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) ->
     field = f"{name}Descriptor"
     try:
         count, first, bits = (int(one) for one in values(holder, field))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refuse(header, field, "is not three whole numbers; correct the header") from None
     if not 1 <= bits <= 16:
         raise refuse(header, field, f"states entries of {bits} bits; only 1 to 16 exist, correct the header")
@@ -262,11 +265,13 @@ def padding(stored: Floats, header: Dataset) -> Mask:
     """Stored values that fill up the rectangle, both ends inclusive and in either order (PS3.3 C.7.5.1.1.2)."""
     if value(header, "PixelPaddingValue") is None:
         return np.zeros(stored.shape, bool)
-    one = number(header, "PixelPaddingValue")
-    other = number(header, "PixelPaddingRangeLimit", one)
+    one = whole(header, "PixelPaddingValue")
+    other = whole(header, "PixelPaddingRangeLimit", one)
+    if not -(2**15) <= min(one, other) <= max(one, other) < 2**16:
+        raise refuse(header, "PixelPaddingValue", "or its limit is no stored value of 16 bits; correct the header")
     # The element may say US where the pixels are signed: a real file says 63536 and holds −2000.
     kind = np.int16 if number(header, "PixelRepresentation") else np.uint16
-    low, high = np.sort(np.array([one, other]).astype(np.int64).astype(kind))
+    low, high = np.sort(np.array([one, other]).astype(kind))
     mask: Mask = (stored >= low) & (stored <= high)
     return mask
 

@@ -125,6 +125,8 @@ def values(header: Dataset, field: str) -> list[Any]:
         value = element.value
         if isinstance(value, Sequence):
             return _items(value, getattr(header, "filename", None))
+        if value and "Sequence" in field:
+            raise TypeError("of another VR")
         if isinstance(value, (MultiValue, list)):
             return [one for one in value if one is not None and one != ""]
     except Exception:  # its text quotes the value: not chained

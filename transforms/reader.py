@@ -283,7 +283,7 @@ def _nifti(path: Path) -> Floats:
     image = kind.from_bytes(data)
     shape = image.shape
     if len(shape) < 2 or any(size != 1 for size in shape[2:]):
-        raise _refuse(path, "dim", f"{shape} is not one film; volumes are not read yet, give one slice")
+        raise _refuse(path, "dim", f"{shape} is not one film; give one slice, or read the volume with VolumeReader")
     if shape[0] * shape[1] > MAX_PIXELS:
         raise _refuse(path, "dim", f"{shape} is over {MAX_PIXELS} pixels; make it smaller")
     values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data.build import from_csv, from_dicom, write_list
+from ..data.build import from_csv, from_dicom, make_splits, rejoin_validation, write_list
 from ..data.lists import ListError, key_from
 
 PRIVATE_KEY = "rtda.key"
@@ -29,17 +29,17 @@ def run(arguments: argparse.Namespace) -> int:
     classes = arguments.classes.split(",") if arguments.classes else None
     key = arguments.key or str(out.parent / PRIVATE_KEY)
     items, classes = collect(Path(arguments.csv), folder, key_from(key), classes)
-    if arguments.recut_validation:
-        for item in items:
-            item["split"] = "train" if item["split"] == "validation" else item["split"]
+    shares = {"test": arguments.test, "validation": arguments.validation}
+    rules = [rejoin_validation(items)] if arguments.recut_validation else []
+    rules.append(make_splits(items, shares, arguments.seed))
     facts = {
         "name": arguments.name or out.stem,
         "licence": arguments.licence,
         "source": arguments.source,
         "identity": "public" if key == "public" else "private",
+        "split_rule": "; ".join(filter(None, rules)),
     }
-    shares = {"test": arguments.test, "validation": arguments.validation}
-    write_list(items, classes, out, facts, arguments.seed, shares)
+    write_list(items, classes, out, facts)
     counts = Counter((item["split"], classes[item["label"]]) for item in items)
     print(f"{out}: " + ", ".join(f"{split} {name} {n}" for (split, name), n in sorted(counts.items())))
     if key != "public":

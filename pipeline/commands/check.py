@@ -18,7 +18,7 @@ from rtda.transforms.header import DicomError, NotAnImage
 from rtda.transforms.reader import FilmReader, ForeignFile, ImageError
 
 from ..delivery.bundle import BundleError, find_bundle, read_yaml
-from ..delivery.infer import found
+from ..delivery.infer import found, prefix_of
 from ..files import write_whole
 from ..progress import progress
 from ..sheet import MUTED, Tile, contact_sheet, evenly, thumbnail
@@ -113,7 +113,7 @@ def checked(file: Path, roots: Iterable[Path], reader: FilmReader, draw: bool) -
     """
     inside = next((file.relative_to(root) for root in roots if file.is_relative_to(root)), Path(file.name))
     name = "".join(letter if letter.isprintable() else "?" for letter in inside.as_posix())
-    prefix = " ".join(f"{file.name}:".split()) + " "  # of what the reader says of this file
+    prefix = prefix_of(file)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:

@@ -42,15 +42,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def monai_command(bundle: Bundle, files: list[Path], overrides: Mapping[str, Any]) -> str:
-    """The command by which MONAI alone runs the same training."""
-    from fire.parser import DefaultParseValue  # by which MONAI reads it: to fire, 2026 is a number and '2026' a text
+    """The command by which MONAI alone trains the same weights.
 
-    words = ["python", "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
+    It imports mlflow before anything of ours can switch its telemetry off.
+    """
+    words = ["python", "-m", "monai.bundle", "run", "--config_file", _readable([str(file) for file in files])]
     words += ["--meta_file", str(bundle.root / "configs" / "metadata.json")]
     words += ["--logging_file", str(bundle.root / "configs" / "logging.conf"), "--bundle_root", str(bundle.root)]
     for name, value in overrides.items():
-        words += [f"--{name}", str(value) if DefaultParseValue(str(value)) == value else repr(value)]
-    return shlex.join(words)
+        words += [f"--{name}", _readable(value)]
+    return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}"
+
+
+def _readable(value: Any) -> str:
+    """A value as MONAI's command line takes it for itself, with double quotes where it may, as the shell's are single.
+
+    Example:
+        >>> print(_readable(["a", "b"]), _readable("2026"), _readable("$open('a')"))
+        ["a", "b"] "2026" $open('a')
+    """
+    from fire.parser import DefaultParseValue  # by which MONAI reads it: to fire, 2026 is a number and '2026' a text
+
+    texts = [str(value), repr(value)]
+    texts = [*(text.replace("'", '"') for text in texts), *texts]
+    return next(text for text in texts if DefaultParseValue(text) == value)
 
 
 def _refuse_unknown(bundle: Bundle, given: Iterable[str]) -> None:

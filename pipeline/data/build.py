@@ -105,46 +105,52 @@ def from_dicom(
     return items, _number(items, rows, classes, file)
 
 
-def write_list(
-    items: Sequence[Item],
-    classes: Sequence[str],
-    out: Path,
-    facts: Mapping[str, Any],
-    seed: int,
-    shares: Mapping[str, float],
-) -> Path:
-    """Split by patient where the items have no split, and write the list.
+def write_list(items: Sequence[Item], classes: Sequence[str], out: Path, facts: Mapping[str, Any]) -> Path:
+    """Write the list.
 
     Args:
-        items: with ``split`` None where it is to be made.
+        items: each with its ``split``, see :func:`make_splits`.
         classes: names in label order.
         out: JSON to write.
-        facts: name, description, licence, source, identity: written as they are.
-        seed: of the split.
-        shares: share of patients for ``test`` (used only where no item has a split) and, of the train patients, for
-            ``validation`` (used only where no item is in validation).
+        facts: name, description, licence, source, identity, split_rule: written as they are.
 
     Raises:
         ListError: the list would be refused when read, as where given splits share a patient; nothing is written then.
     """
-    rule = make_splits(items, shares, seed)
-    content: dict[str, Any] = {**facts, "split_rule": rule, "classes": list(classes)}
+    content: dict[str, Any] = {**facts, "classes": list(classes)}
     for name in SPLITS:
         own = [{k: v for k, v in item.items() if k != "split"} for item in items if item["split"] == name]
         content[name] = sorted(own, key=lambda item: str(item["image"]))
     content["checksum"] = checksum_of(checked(content, out.name))
-    return write_whole(out, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_whole(out, text.encode(errors="backslashreplace"))  # JSON's own escape, of file names not in UTF-8
+
+
+def rejoin_validation(items: Sequence[Item]) -> str:
+    """Put the given validation images back into train, so that a split is cut anew; returns the rule in words."""
+    own = [item for item in items if item["split"] == "validation"]
+    for item in own:
+        item["split"] = "train"
+    return "given validation joined to train" if own else ""
 
 
 def make_splits(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> str:
-    """Fill in missing splits, patient-disjoint and stratified; returns the rule in words."""
+    """Fill in missing splits, patient-disjoint and stratified; returns the rule in words.
+
+    Args:
+        items: with ``split`` None where it is to be made; those beside given splits become train.
+        shares: share of patients for ``test`` (used only where no item has a split) and, of the train patients, for
+            ``validation`` (used only where no item is in validation).
+        seed: of the draw.
+    """
     given = {item["split"] for item in items}
     parts = []
     if given == {None}:
         _move(items, None, "test", shares["test"], seed)
         parts.append(f"test: {shares['test']:.0%} of patients, stratified, seed {seed}")
     else:
-        parts.append("splits as given: " + ", ".join(sorted(filter(None, given))))
+        others = ["all others train"] if None in given else []
+        parts.append("splits as given: " + ", ".join([*sorted(filter(None, given)), *others]))
     for item in items:
         item["split"] = item["split"] or "train"
     if "validation" not in {item["split"] for item in items} and shares["validation"] > 0:

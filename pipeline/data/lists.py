@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ IDS = ("patient_id", "image_id", "group_id")
 IDENTITIES = ("public", "private")
 PUBLIC = b"public"
 """The published key: lists of public data are hashed with it, so that everybody gets the same ids and checksums."""
+Place = tuple[str, int]
+"""Split, and number of an item in it, from 0."""
 
 
 class ListError(ValueError):
@@ -172,7 +174,7 @@ def hashed(key: bytes, value: str) -> str:
         >>> hashed(b"public", "patient 1")
         '7c9b7ffd7d38e91f'
     """
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, value.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
 def key_from(name: str) -> bytes:
@@ -223,7 +225,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ListError(
-            f"{path.name}: data list: not found; make one with rtda data build, or check --data-list"
+            f"{path.name}: data list: not found; check --data-list, or make one: rtda data build of your images, "
+            "rtda data phantom of synthetic ones"
         ) from error
     except OSError as error:
         raise ListError(f"{path.name}: data list: {error.strerror}; give a JSON file that you may read") from error
@@ -246,11 +249,11 @@ def _check_item(item: Any, classes: int, where: str) -> None:
         if not isinstance(item, dict) or key not in item:
             raise ListError(f"{where}: {key}: missing; every item has {', '.join(REQUIRED)}")
         if key != "label" and not (isinstance(item[key], str) and item[key]):
-            raise ListError(f"{where}: {key}: must be a text that is not empty, not {item[key]!r}")
+            raise ListError(f"{where}: {key}: must be a text, in quotes and not empty")
     for key in FACTS:  # the evaluation table's columns have these types
         kind = int if key == "fold" else str
         if item.get(key) is not None and type(item[key]) is not kind:
-            raise ListError(f"{where}: {key}: must be {'an integer' if kind is int else 'a text'}, not {item[key]!r}")
+            raise ListError(f"{where}: {key}: must be {'a whole number' if kind is int else 'a text, in quotes'}")
     if type(item["label"]) is not int or not 0 <= item["label"] < classes:
         raise ListError(f"{where}: label: {item['label']!r} is unknown; labels are 0 to {classes - 1}")
     image = PurePosixPath(item["image"])
@@ -262,16 +265,26 @@ def _check_item(item: Any, classes: int, where: str) -> None:
 
 def _refuse_repeats(content: Mapping[str, Any], name: str) -> None:
     for field in ("image", "image_id"):
-        counts = Counter(item[field] for split in SPLITS for item in content[split])
-        twice = [value for value, count in counts.items() if count > 1]
-        if twice:
-            raise ListError(f"{name}: {field}: '{Path(twice[0]).name}' stands twice; every image stands once")
+        seen: dict[str, Place] = {}
+        for place, item in _items(content):
+            first = seen.setdefault(item[field], place)
+            if first != place:
+                raise ListError(f"{name}: {field}: the same in {_both(content, first, place)}; every image stands once")
 
 
 def _refuse_overlap(content: Mapping[str, Any], field: str, name: str) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str, Place] = {}
+    for place, item in _items(content):
+        value = item.get(field)
+        if value is not None and (first := seen.setdefault(value, place))[0] != place[0]:
+            raise ListError(f"{name}: {field}: the same in {_both(content, first, place)}; keep it in one split")
+
+
+def _items(content: Mapping[str, Any]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     for split in SPLITS:
-        for item in content[split]:
-            value = item.get(field)
-            if value is not None and seen.setdefault(value, split) != split:
-                raise ListError(f"{name}: {field}: '{value}' in {seen[value]} and {split}; keep it in one split")
+        yield from (((split, number), item) for number, item in enumerate(content[split]))
+
+
+def _both(content: Mapping[str, Any], *places: Place) -> str:
+    """Two items by place and file: their ids could be names."""
+    return " and ".join(f"{split}[{n}] ({Path(content[split][n]['image']).name})" for split, n in places)

@@ -26,7 +26,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from ..files import writing
 from ..progress import progress
-from .build import write_list
+from .build import make_splits, write_list
 from .lists import PUBLIC, hashed
 
 Images = npt.NDArray[np.float64]
@@ -139,11 +139,11 @@ def build(out_dir: Path, phantom: Phantom, age_group: Callable[[str], str]) -> P
         "identity": "public",
         "phantom": values,
     }
-    shares = {"test": 0.32, "validation": 0.15}
     with _beside(out) as made:
         films = zip(progress(range(phantom.films), "films"), _write(cohort, phantom, made, age_group), strict=True)
         items = [item for _, item in films]
-        write_list(items, ["no lesion", "lesion"], made / out.name, facts, phantom.seed, shares)
+        rule = make_splits(items, {"test": 0.32, "validation": 0.15}, phantom.seed)
+        write_list(items, ["no lesion", "lesion"], made / out.name, facts | {"split_rule": rule})
         _put_in_place(made, out)
     return out
 

@@ -113,14 +113,24 @@ def _predicted(classifier: Classifier, image: Path, file: Path) -> dict[str, Any
             named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, probabilities, strict=True)}
             found = {"predicted": classifier.predicted(probabilities), **named}
     texts = dict.fromkeys(str(one.message) for one in caught)
-    return found | {"warning": "; ".join(text for text in texts if text.startswith(f"{file.name}: "))}
+    return found | {"warning": "; ".join(text for text in texts if text.startswith(prefix_of(file)))}
 
 
 def reason(error: BaseException, file: Path) -> str:
     """What the reader says of the file, in one line, else the first cause: MONAI wraps what a transform raises."""
-    while error.__cause__ is not None and not str(error).startswith(f"{file.name}: "):
+    while error.__cause__ is not None and not str(error).startswith(prefix_of(file)):
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def prefix_of(file: Path) -> str:
+    """What begins whatever the reader says of a file: its name, in one line of single blanks.
+
+    Example:
+        >>> prefix_of(Path("films/chest  1.dcm"))
+        'chest 1.dcm: '
+    """
+    return " ".join(f"{file.name}:".split()) + " "
 
 
 def columns(classifier: Classifier) -> list[str]:
@@ -129,12 +139,12 @@ def columns(classifier: Classifier) -> list[str]:
 
 
 def as_csv(classifier: Classifier, table: Iterable[dict[str, Any]]) -> str:
-    """The rows as CSV text with a header."""
+    """The rows as CSV text with a header; bytes of a file's name that are not UTF-8 as ``\\udce9``."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(classifier), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    return text.getvalue()
+    return text.getvalue().encode(errors="backslashreplace").decode()
 
 
 def found(paths: Iterable[str]) -> list[Path]:
