@@ -104,14 +104,22 @@ def _data(verbs: Any) -> None:
     phantom.add_argument("-o", "--output", default="data/phantom", help="folder of the cohort (default: %(default)s)")
     phantom.add_argument("--films", type=int, default=1600, help="number of films (default: %(default)s)")
     phantom.add_argument("--seed", type=int, default=0)
-    build = _verb(kinds, "build", "build", "make a data list from a CSV, or from DICOM headers and a CSV")
+    build = _verb(kinds, "build", "build", "make a data list from a CSV, from paths, or from DICOM headers and a CSV")
     build.add_argument(
-        "csv", help="columns image, label, patient_id[, split, …]; with --dicom: PatientID or SOPInstanceUID, label"
+        "csv",
+        nargs="?",
+        help="columns image, label, patient_id[, split, …]; with --dicom: PatientID or SOPInstanceUID, label; with "
+        "--pattern: image (may hold * and ?) and what paths do not tell, such as group_id or projection",
     )
     build.add_argument("--dataset-dir", required=True, help="folder below which the images lie")
     build.add_argument("-o", "--output", required=True, help="data list to write (JSON)")
     build.add_argument(
         "--dicom", action="store_true", help="take images and facts from the DICOM headers below dataset-dir"
+    )
+    build.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="take images whose path fits, with groups (?P<label>…), (?P<patient_id>…) and, if told, (?P<split>…)",
     )
     build.add_argument("--classes", help="class names in label order, comma-separated (default: sorted)")
     build.add_argument(

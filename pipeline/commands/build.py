@@ -1,4 +1,4 @@
-"""``rtda data build``: a data list from a CSV, or from DICOM headers and a CSV."""
+"""``rtda data build``: a data list from a CSV, from paths, or from DICOM headers and a CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data.build import from_csv, from_dicom, make_splits, rejoin_validation, write_list
+from ..data.build import from_csv, from_dicom, from_paths, make_splits, rejoin_validation, write_list
 from ..data.lists import ListError, key_from
 
 PRIVATE_KEY = "rtda.key"
@@ -25,10 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ListError(f"{out.name or out}: output: a folder; give the JSON file to write")
     if not (0 <= arguments.validation < 1 and 0 <= arguments.test < 1):
         raise ListError("validation, test: must be shares from 0 to below 1")
-    collect = partial(from_dicom, facts=facts_of) if arguments.dicom else from_csv
-    classes = arguments.classes.split(",") if arguments.classes else None
     key = arguments.key or str(out.parent / PRIVATE_KEY)
-    items, classes = collect(Path(arguments.csv), folder, key_from(key), classes)
+    items, classes = _collector(arguments)(
+        dataset_dir=folder, key=key_from(key), classes=arguments.classes.split(",") if arguments.classes else None
+    )
     shares = {"test": arguments.test, "validation": arguments.validation}
     rules = [rejoin_validation(items)] if arguments.recut_validation else []
     rules.append(make_splits(items, shares, arguments.seed))
@@ -45,6 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     if key != "public":
         print(f"ids are hashed with {key}: keep it, for the same ids next time, and keep it to yourself")
     return 0
+
+
+def _collector(arguments: argparse.Namespace) -> Callable[..., tuple[list[dict[str, Any]], list[str]]]:
+    file = Path(arguments.csv) if arguments.csv else None
+    if arguments.pattern:
+        return partial(from_paths, arguments.pattern, table=file)
+    if file is None:
+        raise ListError("csv: missing; give a CSV, or a --pattern that paths tell labels and patients by")
+    return partial(from_dicom, file, facts=facts_of) if arguments.dicom else partial(from_csv, file)
 
 
 def facts_of(path: Path, hashed: Callable[[str], str]) -> Sequence[Mapping[str, Any]]:

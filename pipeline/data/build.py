@@ -1,12 +1,14 @@
-"""Building data lists: from a CSV that names images, or from DICOM headers and a CSV that names patients or images."""
+"""Building data lists: from a CSV that names images, from paths that tell label and patient, or from DICOM headers."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,18 +49,65 @@ def from_csv(
         image = Path(row["image"])  # its normal form: without ./ and //
         if not file_of(dataset_dir / image).is_file():
             raise ListError(f"{file.name}: line {number}: image: {image.name} not found; check --dataset-dir")
-        item: Item = {
-            "image": image.as_posix(),
-            "label": row["label"],
-            "split": _split_name(row.get("split"), file, number),
-        }
-        item |= {"patient_id": hashed(key, row["patient_id"]), "image_id": hashed(key, image.as_posix())}
-        for column in row:
-            name = JOINED.get(column, column)
-            if name in FACTS and row[column]:
-                item[name] = _fact(name, row[column], key, f"{file.name}: line {number}")
-        items.append(item)
-    return items, _number(items, rows, classes, file)
+        items.append(_item(row | {"image": image.as_posix()}, key, f"{file.name}: line {number}"))
+    return items, _number(items, rows, classes, file.name)
+
+
+def from_paths(
+    pattern: str, dataset_dir: Path, key: bytes, classes: Sequence[str] | None = None, *, table: Path | None = None
+) -> tuple[list[Item], list[str]]:
+    """Items and class names from the paths of images below a folder, as archives arrange them.
+
+    Args:
+        pattern: regular expression of a whole path below the folder, with groups named label, patient_id and, if paths
+            tell it, split. Files that it does not match are left out, and the log says which.
+        dataset_dir: the folder.
+        key: by which ids are hashed.
+        classes: names in label order, which may differ from the labels in case; else the alphabet orders labels.
+        table: CSV of what paths do not tell, with the columns image (a path, or a pattern such as ``*``) and any of
+            ``lists.FACTS``; of two lines that fit an image the later one counts.
+
+    Raises:
+        ListError: the pattern is none or lacks a group; no path matches; a split or a column is unknown.
+
+    Example:
+        ``from_paths(r"(?P<split>train|test)/(?P<label>[a-z]+)/(?P<patient_id>p\d+)_.*", folder, PUBLIC)``
+    """
+    try:
+        shape = re.compile(pattern)
+    except re.error as error:
+        raise ListError(f"pattern: {error}; correct the regular expression") from error
+    if absent := sorted({"label", "patient_id"} - set(shape.groupindex)):
+        raise ListError(f"pattern: {', '.join(absent)}: no group of this name; write (?P<{absent[0]}>…)")
+    further = _rows(table, ("image",)) if table else []
+    rows, left_out = [], []
+    for image in (path.relative_to(dataset_dir).as_posix() for path in _files(dataset_dir)):
+        if found := shape.fullmatch(image):
+            rows.append({"image": image, **{name: told or "" for name, told in found.groupdict().items()}})
+            for more in (more for more in further if fnmatchcase(image, more["image"])):
+                rows[-1] |= {name: told for name, told in more.items() if told and name != "image"}
+        else:
+            left_out.append(image)
+    _tell(left_out, "not of the pattern")
+    if not rows:
+        raise ListError(f"pattern: matches no path below {dataset_dir.name}; check it and --dataset-dir")
+    items = [_item(row, key, Path(row["image"]).name) for row in rows]
+    return items, _number(items, rows, classes, "pattern")
+
+
+def _item(row: Mapping[str, str], key: bytes, where: str) -> Item:
+    """Item of a row with image, label and patient_id, and whatever else a list may hold."""
+    item: Item = {"image": row["image"], "label": row["label"], "split": _split_name(row.get("split"), where)}
+    item |= {"patient_id": hashed(key, row["patient_id"]), "image_id": hashed(key, row["image"])}
+    for column, told in row.items():
+        name = JOINED.get(column, column)
+        if name in FACTS and told:
+            item[name] = _fact(name, told, key, where)
+    return item
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def from_dicom(
@@ -88,11 +137,11 @@ def from_dicom(
     items: list[Item] = []
     unnamed: list[str] = []
     no_images: list[str] = []
-    for path in sorted(path for path in dataset_dir.rglob("*") if path.is_file()):
+    for path in _files(dataset_dir):
         frames = facts(path, partial(hashed, key))
         number, row = wanted.get(frames[0][ID_OF[column]] if frames else "", (0, {}))
         if row:
-            label = {"label": row["label"], "split": _split_name(row.get("split"), file, number)}
+            label = {"label": row["label"], "split": _split_name(row.get("split"), f"{file.name}: line {number}")}
             items += [item | label for item in _items_of(path.relative_to(dataset_dir), frames, key)]
         else:
             (unnamed if frames else no_images).append(path.name)
@@ -102,7 +151,7 @@ def from_dicom(
         raise ListError(
             f"{file.name}: {column}: names no DICOM image below the folder; check the column and --dataset-dir"
         )
-    return items, _number(items, rows, classes, file)
+    return items, _number(items, rows, classes, file.name)
 
 
 def write_list(items: Sequence[Item], classes: Sequence[str], out: Path, facts: Mapping[str, Any]) -> Path:
@@ -248,11 +297,11 @@ def _rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _split_name(value: str | None, file: Path, number: int) -> str | None:
+def _split_name(value: str | None, where: str) -> str | None:
     if not value:
         return None
     if value.lower() not in SPLIT_NAMES:
-        raise ListError(f"{file.name}: line {number}: split: '{value}' is unknown; use train, validation or test")
+        raise ListError(f"{where}: split: '{value}' is unknown; use train, validation or test")
     return SPLIT_NAMES[value.lower()]
 
 
@@ -286,21 +335,23 @@ def _tell(names: Sequence[str], why: str, shown: int = 20) -> None:
 
 
 def _number(
-    items: Sequence[Item], rows: Sequence[Mapping[str, str]], order: Sequence[str] | None, file: Path
+    items: Sequence[Item], rows: Sequence[Mapping[str, str]], order: Sequence[str] | None, where: str
 ) -> list[str]:
     """Replace the labels of items by numbers; returns the class names in label order."""
     names = {row["label"]: row.get("label_name") or row["label"] for row in rows}
     if all(label.isdecimal() for label in names):
         numbers = {label: int(label) for label in names}
         if not order and sorted(set(numbers.values())) != list(range(len(names))):
-            raise ListError(f"{file.name}: label: {sorted(names)} do not number classes from 0 on; give --classes a,b")
+            raise ListError(f"{where}: label: {sorted(names)} do not number classes from 0 on; give --classes a,b")
         classes = list(order or [names[label] for label in sorted(names, key=int)])
     else:
         classes = list(order or sorted(names))
-        numbers = {name: number for number, name in enumerate(classes)}
+        alike = str.casefold if order else str  # classes given may be written otherwise than the labels
+        places = {alike(name): number for number, name in enumerate(classes)}
+        numbers = {label: places[alike(label)] for label in names if alike(label) in places}
     unknown = [label for label in names if numbers.get(label, len(classes)) >= len(classes)]
     if unknown or len(classes) < 2:
-        raise ListError(f"{file.name}: label: {unknown or classes} do not make two or more classes; give --classes a,b")
+        raise ListError(f"{where}: label: {unknown or classes} do not make two or more classes; give --classes a,b")
     for item in items:
         item["label"] = numbers[item["label"]]
     return classes
