@@ -71,7 +71,7 @@ def from_paths(
         ListError: the pattern is none or lacks a group; no path matches; a split or a column is unknown.
 
     Example:
-        ``from_paths(r"(?P<split>train|test)/(?P<label>[a-z]+)/(?P<patient_id>p\d+)_.*", folder, PUBLIC)``
+        ``from_paths("(?P<split>train|test)/(?P<label>[a-z]+)/(?P<patient_id>p[0-9]+)_.*", folder, PUBLIC)``
     """
     try:
         shape = re.compile(pattern)
