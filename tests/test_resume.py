@@ -221,7 +221,7 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(workshop, tiny, tmp
     assert not (run / "candidates").exists()
 
     child = begin("evaluate", "runs/killed")  # and an evaluation, while it runs
-    wait_for(lambda: list(run.glob("parts/*/*.parquet")))
+    wait_for(lambda: list(run.glob("parts-*/*.parquet")))
     kill(child)
     assert not (run / "predictions.parquet").exists()
     assert status_of(begin("evaluate", "runs/killed")) == 0

@@ -291,7 +291,7 @@ def _show_progress(trainer: Any, validation: Callable[[], Mapping[str, float]]) 
     from ..handlers import loss_of
 
     if sys.stderr.isatty():
-        ProgressBar(desc="epoch", persist=False).attach(trainer)
+        ProgressBar(desc="epoch", persist=False, delay=1e-9).attach(trainer)  # undelayed, it is drawn before its title
 
     @trainer.on(Events.EPOCH_COMPLETED)  # type: ignore[untyped-decorator]
     def line(engine: Any) -> None:
