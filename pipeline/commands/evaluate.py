@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     _compute_all(evaluations, arguments)
     out = table_path(run, arguments.split, arguments.checkpoint)
     write_examples(evaluations[0], parser, run.facts["recipe"], examples_path(out))
-    table = _merged(evaluations, facts(run, parser, evaluations[0]))
+    stated = facts(run, parser, evaluations[0])
+    table = pa.concat_tables([evaluation.table(stated) for evaluation in evaluations])
     write_table(table, out)
     for evaluation in evaluations:
         evaluation.discard()
@@ -64,10 +65,6 @@ def _compute_all(evaluations: Sequence[Evaluation], arguments: argparse.Namespac
     finally:
         for process in others:
             process.terminate()
-
-
-def _merged(evaluations: Sequence[Evaluation], facts: Mapping[str, Any]) -> pa.Table:
-    return pa.concat_tables([evaluation.table(facts) for evaluation in evaluations])
 
 
 def _tell(run: Run, table: pa.Table, out: Path) -> None:
