@@ -256,14 +256,15 @@ class Worker:
         if self.process is None:
             self.process = self._start()
             assert self._line(START_SECONDS) == "ready", "the worker does not start"
-        self.process.stdin.write(json.dumps([str(path), way]) + "\n")
-        self.process.stdin.flush()
         try:
+            print(json.dumps([str(path), way]), file=self.process.stdin, flush=True)
             return self._line(self.seconds)
-        except (TimeoutError, EOFError) as error:
-            self.close()
-            outcome = "hang" if isinstance(error, TimeoutError) else "crash"
-            return {"outcome": outcome, "said": str(error), "warned": ""}
+        except TimeoutError as error:
+            outcome, said = "hang", str(error)
+        except (EOFError, BrokenPipeError):
+            outcome, said = "crash", f"exit status {self.process.wait()}"
+        self.close()
+        return {"outcome": outcome, "said": said, "warned": ""}
 
     def _line(self, seconds: float) -> Any:
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
@@ -271,7 +272,7 @@ class Worker:
             raise TimeoutError(f"no answer in {seconds} s")
         line = self.process.stdout.readline()
         if not line:
-            raise EOFError(f"exit status {self.process.wait()}")
+            raise EOFError
         return json.loads(line)
 
     def _start(self) -> subprocess.Popen:
