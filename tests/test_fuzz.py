@@ -303,7 +303,7 @@ def fault(answer: dict[str, str], path: Path) -> str:
         return f"out of memory: {said}"
     if re.search("geheim|anna", said, re.IGNORECASE) or FOLDER in said or str(path.parent.parent) in said:
         return f"says too much: {said}"
-    if answer["outcome"] == "refused" and not re.match(rf"\S+\.(\w+Error|NotAnImage): {path.name}: \w+: ", said):
+    if answer["outcome"] == "refused" and not re.match(rf"\S+\.(\w+Error|NotAnImage|ForeignFile): {path.name}: \w+: ", said):
         return f"does not name the file and a field: {said}"
     if "pixels: not decodable" in said:  # the reader's last resort, for an error of which nobody thought
         return f"no refusal of ours: {said}"
