@@ -303,7 +303,8 @@ def fault(answer: dict[str, str], path: Path) -> str:
         return f"out of memory: {said}"
     if re.search("geheim|anna", said, re.IGNORECASE) or FOLDER in said or str(path.parent.parent) in said:
         return f"says too much: {said}"
-    if answer["outcome"] == "refused" and not re.match(rf"\S+\.(\w+Error|NotAnImage|ForeignFile): {path.name}: \w+: ", said):
+    ours = rf"\S+\.(\w+Error|NotAnImage|ForeignFile): {path.name}: \w+: "
+    if answer["outcome"] == "refused" and not re.match(ours, said):
         return f"does not name the file and a field: {said}"
     if "pixels: not decodable" in said:  # the reader's last resort, for an error of which nobody thought
         return f"no refusal of ours: {said}"
