@@ -161,7 +161,7 @@ def _train(verbs: Any, argv: Sequence[str]) -> None:
         "bundle", metavar="NAME", help="bundle folder, zip, run folder (its bundle), or installed bundle"
     )
     train.add_argument("--recipe", required=True, help="recipe name or YAML file")
-    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, as it was begun")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
     defaults = _defaults(argv) if {"-h", "--help"} & set(argv) else {}
     options = train.add_argument_group("ids of the bundle's train.yaml", "a value, or an expression: $@radius_224*2")

@@ -99,6 +99,17 @@ def test_resuming_a_finished_run_changes_nothing(workshop, tiny, tmp_path):
     assert lines(run) == lines(workshop / "runs/rtda")
 
 
+def test_a_run_is_resumed_without_repeating_its_options(workshop, tmp_path):
+    run = tmp_path / "rtda"
+    shutil.copytree(workshop / "runs/rtda", run)
+    (run / "best.pt").unlink()
+    (run / "last.pt").unlink()  # as if it had been stopped in its first epoch
+    assert main(["train", "phantom_rtda", "--recipe", "rtda", "--resume", str(run)]) == 0
+    for name in ("best.pt", "last.pt"):
+        assert same(run, workshop / "runs/rtda", name)
+    assert lines(run) == lines(workshop / "runs/rtda")
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "words"),
     [
