@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import yaml
 
 from .commands import is_refusal, root_cause
-from .delivery.bundle import ROOT_IDS, find_bundle, read_yaml
+from .delivery.bundle import ROOT_IDS, Bundle, Run, find_bundle, find_run, find_views, is_run, read_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         arguments = _parser(words).parse_args(words)
+        _find(arguments)
         verb = importlib.import_module(f".commands.{arguments.module}", __package__)
         return int(verb.run(arguments) or 0)
     except SystemExit as stop:  # argparse has printed help or the usage error
@@ -47,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         print(f"rtda: {_told(cause)}", file=sys.stderr)
         return 2 if isinstance(cause, ValueError) else 1
+
+
+def _find(arguments: argparse.Namespace) -> None:
+    """Put in place of each name what it names: a wrong one is refused before torch and MONAI take their seconds."""
+    for option, find in arguments.names.items():
+        given = getattr(arguments, option)
+        setattr(arguments, option, [find(name) for name in given] if isinstance(given, list) else find(given))
 
 
 def _hyphenated(word: str) -> str:
@@ -68,7 +76,13 @@ def _told(error: BaseException) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors in one line, like every other refusal."""
+    """Usage errors in one line, like every other refusal, each told by the verb that it concerns."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # a verb would hand them on to the parser above it
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"rtda: {' '.join(message.split()).removeprefix('argument ')}; see {self.prog} --help\n")
@@ -91,9 +105,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: Any, name: str, module: str, help: str) -> argparse.ArgumentParser:
+def _verb(verbs: Any, name: str, module: str, help: str, **names: Callable[[str], Any]) -> argparse.ArgumentParser:
+    """A verb, the module that does it, and the arguments that are names, each with what finds the thing named."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
-    parser.set_defaults(module=module)
+    parser.set_defaults(module=module, names=names)
     return parser
 
 
@@ -154,14 +169,16 @@ def _train(verbs: Any, argv: Sequence[str]) -> None:
         "bundle", metavar="NAME", help="bundle folder, zip, run folder (its bundle), or installed bundle"
     )
     train.add_argument("--recipe", required=True, help="recipe name or YAML file")
-    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, as it was begun")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
     defaults = _defaults(argv) if {"-h", "--help"} & set(argv) else {}
     options = train.add_argument_group("ids of the bundle's train.yaml", "a value, or an expression: $@radius_224*2")
     for name, kind in ROOT_IDS.items():
         default = "the bundle's" if isinstance(defaults.get(name), dict) else defaults.get(name, "the bundle's")
         help = f"{kind} (default: {default})".replace("%", "%%")
-        options.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", type=_value(kind), help=help)
+        options.add_argument(
+            f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", type=_value_or_expression(kind), help=help
+        )
 
 
 def _defaults(argv: Sequence[str]) -> dict[str, Any]:
@@ -180,12 +197,16 @@ def _bundle_named(words: Iterator[str]) -> str | None:
     return None
 
 
-def _value(kind: str) -> Callable[[str], Any]:
+def _value_or_expression(kind: str) -> Callable[[str], Any]:
     """Reader of an option's text: a value of this kind, or an expression, which MONAI evaluates."""
+    value = _value(kind)
+    return lambda text: text if text.startswith(("$", "@")) else value(text)
+
+
+def _value(kind: str) -> Callable[[str], Any]:
+    """Reader of an option's text."""
 
     def value(text: str) -> Any:
-        if text.startswith(("$", "@")):
-            return text
         try:
             return _READERS[kind](text)
         except (ValueError, yaml.YAMLError):
@@ -224,38 +245,52 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def _evaluate(verbs: Any) -> None:
-    evaluate = _verb(verbs, "evaluate", "evaluate", "evaluate a run on views; writes predictions.parquet")
+    evaluate = _verb(
+        verbs,
+        "evaluate",
+        "evaluate",
+        "evaluate a run on views; writes predictions.parquet",
+        run=find_run,
+        preset=find_views,
+    )
     evaluate.add_argument("run", metavar="RUN", help="run folder")
     evaluate.add_argument("--split", choices=["test", "validation"], default="test", help="default: %(default)s")
     evaluate.add_argument("--preset", default="quick", help="views: preset name or YAML file (default: %(default)s)")
     evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: %(default)s")
     evaluate.add_argument("--dataset-dir", help="folder of the images, if it moved since training")
+    count, size = _value("whole number ≥ 1"), _value("whole number ≥ 0")
     evaluate.add_argument(
-        "--processes", type=int, default=1, help="processes (default: %(default)s); the table is the same"
+        "--processes", type=count, default=1, help="processes (default: %(default)s); the table is the same"
     )
-    evaluate.add_argument("--threads", type=int, default=1, help="CPU threads of each process (default: %(default)s)")
+    evaluate.add_argument("--threads", type=count, default=1, help="CPU threads of each process (default: %(default)s)")
     evaluate.add_argument(
-        "--num-workers", type=int, default=0, help="loader workers of each process (default: %(default)s)"
+        "--num-workers", type=size, default=0, help="loader workers of each process (default: %(default)s)"
     )
     evaluate.add_argument("--rank", type=int, help=argparse.SUPPRESS)
 
 
 def _report(verbs: Any) -> None:
-    report = _verb(verbs, "report", "report", "write one HTML report over evaluated runs")
+    report = _verb(verbs, "report", "report", "write one HTML report over evaluated runs", runs=find_run)
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     report.add_argument("-o", "--output", help="HTML file (default: report.html in the first run's folder)")
     report.add_argument("--no-pictures", action="store_true", help="leave the pictures of test images out")
 
 
 def _infer(verbs: Any) -> None:
-    infer = _verb(verbs, "infer", "infer", "predict DICOM, PNG, JPEG and NIfTI: a row, or an error row, for each frame")
+    does = "predict DICOM, PNG, JPEG and NIfTI: a row, or an error row, for each frame"
+    infer = _verb(verbs, "infer", "infer", does, bundle=_run_or_bundle)
     infer.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder, run folder, or installed bundle")
     infer.add_argument("files", metavar="FILES|FOLDER", nargs="+", help="a frame of a file is FILE#frame=3, from 0")
     infer.add_argument("-o", "--output", help="CSV to write (default: the terminal)")
 
 
+def _run_or_bundle(name: str) -> Run | Bundle:
+    return find_run(name) if is_run(Path(name)) else find_bundle(name)
+
+
 def _pack(verbs: Any) -> None:
-    pack = _verb(verbs, "pack", "pack", "pack a run as a MONAI bundle: weights, threshold and evidence in one zip")
+    does = "pack a run as a MONAI bundle: weights, threshold and evidence in one zip"
+    pack = _verb(verbs, "pack", "pack", does, run=find_run)
     pack.add_argument("run", metavar="RUN", help="run folder")
     pack.add_argument("-o", "--output", required=True, help="zip to write")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +25,13 @@ def write_whole(path: Path, content: bytes) -> Path:
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _discard_stale(path)
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        except BaseException:  # an interrupt leaves nothing either
             _discard(temporary)
             raise
     return path
@@ -45,6 +47,24 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(
             error.errno, f"{path.name}: cannot be written ({reason}); free space or choose another folder"
         ) from error
+
+
+def _discard_stale(path: Path) -> None:
+    """Remove what was left by processes that were killed while they wrote this very file."""
+    for temporary in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        pid = temporary.name.removeprefix(f"{path.name}.").removesuffix(".tmp")
+        if pid.isdecimal() and not _alive(int(pid)):
+            _discard(temporary)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _discard(path: Path) -> None:

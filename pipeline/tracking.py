@@ -197,23 +197,6 @@ def log_artifacts(run_dir: Location, paths: Iterable[Location], *, timeout: floa
     return _send(run_dir, lambda run: run.log_files(files), timeout=timeout)
 
 
-def log_record(
-    run_dir: Location,
-    *,
-    run_name: str | None = None,
-    experiment: str = "rtda",
-    parameters: Mapping[str, Any] | None = None,
-    tags: Mapping[str, Any] | None = None,
-) -> bool:
-    """Send all of ``metrics.jsonl`` to MLflow, in a new run where the folder has none yet; False where that failed."""
-    run = MlflowRun(Path(run_dir), run_name, experiment, parameters, tags)
-    sender = Sender(run, create=True)
-    lines = RunRecord(run_dir).read()
-    sender.put(lambda run: run.log_lines(lines))
-    sender.put(lambda run: run.end("FINISHED"))
-    return sender.close()
-
-
 def _send(run_dir: Location, message: Callable[[MlflowRun], None], timeout: float | None = None) -> bool:
     run = MlflowRun(Path(run_dir))
     if not (run.folder / "mlflow_run_id").exists():

@@ -26,7 +26,7 @@ from PIL import Image
 from rtda.pipeline.balls import L2
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands import is_refusal, train
-from rtda.pipeline.delivery.bundle import INSTALLED, Bundle, find_bundle, find_run
+from rtda.pipeline.delivery.bundle import INSTALLED, RECIPE_IDS, Bundle, find_bundle, find_run
 from rtda.pipeline.handlers import load_checkpoint
 from rtda.pipeline.tracking import RunRecord
 
@@ -84,7 +84,7 @@ def test_the_cohort_is_made_once(rtda):
 @pytest.mark.parametrize("recipe", ["standard", "rtda"])
 def test_a_run_folder_holds_what_the_documentation_says(workshop, recipe):
     run = workshop / "runs" / recipe
-    held = {path.name for path in run.iterdir()} - {"parts"}
+    held = {path.name for path in run.iterdir()}
     expected = {"config.yaml", "bundle", "metrics.jsonl", "mlflow_run_id", "best.pt", "last.pt"}
     assert held == expected | {"predictions.parquet", "examples.npz"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -181,7 +181,8 @@ def test_a_run_keeps_its_bundle_and_its_recipe(workshop):
                 assert (run.bundle.root / path.relative_to(installed)).read_bytes() == path.read_bytes()
     assert run.bundle.metadata == Bundle(installed).metadata
     assert (run.bundle.root / "LICENSE").read_bytes() == (installed / "LICENSE").read_bytes()
-    assert run.recipe_config == yaml.safe_load((INSTALLED / "recipes/rtda.yaml").read_text())
+    recipe = yaml.safe_load((INSTALLED / "recipes/rtda.yaml").read_text())
+    assert {name: run.settings[name] for name in RECIPE_IDS} == recipe
     assert run.facts["bundle"] == "phantom_rtda"
 
 
@@ -444,7 +445,7 @@ def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny)
         (["evaluate", "nowhere"], ["nowhere", "config.yaml"]),
         (["evaluate", "{runs}/rtda", "--preset", "nope"], ["nope", "preset", "quick"]),
         (["evaluate", "{runs}/rtda", "--preset", "views.yaml"], ["views.yaml", "radius", "unknown key"]),
-        (["evaluate", "{runs}/rtda", "--processes", "0"], ["processes"]),
+        (["evaluate", "{runs}/rtda", "--processes", "0"], ["--processes: '0' is not a whole number ≥ 1"]),
         (["evaluate", "{runs}/rtda", "--split", "train"], ["--split"]),
         (["evaluate", "{runs}/rtda", "--dataset-dir", "elsewhere"], ["image", "--dataset-dir"]),
         (["report", "nowhere"], ["nowhere", "config.yaml"]),
@@ -455,6 +456,13 @@ def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny)
         (["infer", "phantom_rtda", "absent.dcm"], ["absent.dcm"]),
         (["infer", "phantom_rtda", "film.dcm"], ["model.pt"]),
         (["infer", "nowhere", "film.dcm"], ["nowhere", "bundle"]),
+        (["evaluate", "{runs}/rtda", "--num-workers", "-1"], ["--num-workers: '-1' is not a whole number ≥ 0"]),
+        (["evaluate", "{runs}/rtda", "--threads", "$1"], ["--threads: '$1' is not a whole number ≥ 1"]),
+        (["--nope"], ["VERB", "see rtda --help"]),
+        (["--nope", "report", "run"], ["unrecognized arguments: --nope; see rtda --help"]),
+        (["report", "run", "--nope"], ["unrecognized arguments: --nope; see rtda report --help"]),
+        (["train", "a", "--recipe", "b", "--nope=1"], ["unrecognized arguments: --nope=1; see rtda train --help"]),
+        (["data", "check", ".", "--nope"], ["unrecognized arguments: --nope; see rtda data check --help"]),
         (["data", "phantom", "--films", "3"], ["films"]),
         (["data", "phantom", "--films", "many"], ["--films", "many"]),
         (["data", "build", "absent.csv", "--dataset-dir", ".", "-o", "a.json"], ["absent.csv"]),
@@ -483,6 +491,17 @@ def test_weights_that_were_trained_on_another_list_are_not_evaluated(rtda, works
     (tmp_path / "films").symlink_to(cohort / "films")
     (tmp_path / "phantom.json").write_text(json.dumps(content))
     refused(rtda("evaluate", "runs/rtda", "--dataset-dir", tmp_path), "rtda: data_list")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.process, pytest.mark.slow])])
+def test_an_image_that_cannot_be_evaluated_is_refused_whoever_loads_it(rtda, workshop, cohort, workers):
+    shutil.copytree(cohort, "cohort")
+    shutil.copytree(workshop / "runs/rtda", "runs/rtda")
+    first = json.loads(Path("cohort/phantom.json").read_text())["test"][0]["image"]
+    Path("cohort", first).write_bytes(CORRUPT)
+    result = rtda("evaluate", "runs/rtda", "--dataset-dir", "cohort", "--num-workers", workers)
+    told = [line for line in result[2].splitlines(keepends=True) if not line.startswith("evaluate ")]  # the progress
+    refused((*result[:2], "".join(told)), f"rtda: {Path(first).name}: ")
 
 
 # What is no refusal
@@ -687,15 +706,16 @@ def test_the_version_is_told(rtda):
 
 
 @pytest.mark.process
-def test_help_and_usage_errors_import_neither_torch_nor_monai(tmp_path):
+def test_help_usage_errors_and_names_of_nothing_import_neither_torch_nor_monai(tmp_path):
     code = (
         "import sys; from rtda.pipeline.cli import main;"
         "train = ['train', 'phantom_rtda'];"
-        "told = [main(words) for words in (['--help'], [*train, '--help'], train)];"
+        "names = [['evaluate', 'no'], ['report', 'no'], ['pack', 'no', '-o', 'x'], ['infer', 'no', 'x']];"
+        "told = [main(words) for words in (['--help'], [*train, '--help'], train, *names)];"
         "print(*told, 'imported', *({'torch', 'monai', 'mlflow'} & set(sys.modules)))"
     )
     done = in_process(sys.executable, "-c", code, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "0 0 2 imported"
+    assert done.stdout.splitlines()[-1] == "0 0 2 2 2 2 2 imported"
 
 
 def test_help_shows_the_bundles_defaults(rtda):

@@ -17,7 +17,8 @@ from rtda.pipeline.cli import main
 from rtda.pipeline.commands.evaluate import table_path, tables_of
 from rtda.pipeline.data import lists
 from rtda.pipeline.delivery.bundle import find_run
-from rtda.pipeline.delivery.infer import Classifier, found
+from rtda.pipeline.delivery.infer import Classifier, found, rows
+from rtda.pipeline.evidence import metrics
 from rtda.pipeline.evidence.table import facts_of, read_table
 from rtda.transforms.display import Choices
 
@@ -91,7 +92,6 @@ def test_packed_metadata_fit_the_schema_and_say_what_its_user_must_know(unzipped
 def run_copy(workshop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(workshop / "runs/rtda", tmp_path / "runs/rtda")
-    shutil.rmtree(tmp_path / "runs/rtda/parts", ignore_errors=True)
     return find_run("runs/rtda")
 
 
@@ -128,6 +128,15 @@ def test_a_report_leaves_the_table_of_the_run_it_is_written_into(run_copy, works
 def test_a_report_without_pictures_has_none(run_copy):
     assert main(["report", "runs/rtda", "--no-pictures", "-o", "out/report.html"]) == 0
     assert "data:image/png" not in Path("out/report.html").read_text()
+
+
+def test_runs_that_cannot_be_compared_are_refused_by_name(run_copy, workshop, capsys):
+    assert main(["evaluate", "runs/rtda", "--split", "validation"]) == 0
+    (run_copy.folder / "predictions.parquet").unlink()
+    capsys.readouterr()
+    assert main(["report", str(workshop / "runs/standard"), "runs/rtda", "-o", "out/report.html"]) == 2
+    told = "split: not as in standard/predictions.parquet; evaluate both on the same --split"
+    assert capsys.readouterr().err == f"rtda: rtda/predictions-validation.parquet: {told}\n"
 
 
 def test_a_burned_in_annotation_is_a_warning_in_its_row(workshop, cohort, write_film, tmp_path, monkeypatch):
@@ -202,8 +211,22 @@ def test_a_frame_of_a_file_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize("reader", [None, "PILReader"])
 def test_a_bundle_without_our_reader_has_one_row_a_file(reader):
     config = {"preprocessing": [], "reader": reader} if reader else {"preprocessing": []}
-    classifier = Classifier(ConfigParser(config), ["a", "b"], 0.5, "")
+    classifier = Classifier(ConfigParser(config), ["a", "b"], 0.5)
     assert classifier.frames(Path("loop.dcm")) == {0: Path("loop.dcm")}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "printed"), [(0.12345678901234567, "0.123457"), (4.2e-8, "4.2e-08"), (0.5, "0.5"), (None, "")]
+)
+def test_the_threshold_is_printed_in_six_digits_and_decides_with_all(threshold, printed, tmp_path, monkeypatch):
+    """At the threshold is above it, as in evaluation; the least number below it is below it, though both look equal."""
+    film = tmp_path / "film.png"
+    film.write_bytes(b"")
+    for p, predicted in ((threshold or 0.7, "b"), (np.nextafter(threshold or 0.3, 0), "a")):
+        monkeypatch.setattr(Classifier, "probabilities", lambda self, image, p=p: [1 - p, p])
+        (row,) = rows(Classifier(ConfigParser({}), ["a", "b"], threshold), [film])
+        assert (row["threshold"], row["predicted"], row["b"]) == (printed, predicted, f"{p:.6f}")
+        assert metrics.predict([[1 - p, p]], threshold)[0] == ["a", "b"].index(predicted)
 
 
 def test_an_error_row_says_what_the_reader_says(workshop, tmp_path, monkeypatch):

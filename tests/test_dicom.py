@@ -14,11 +14,12 @@ from monai.data import MetaTensor
 from pydicom import uid
 from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from rtda.transforms import dicom
-from rtda.transforms.dicom import looks_like_dicom, read_stored, to_tensor
+from rtda.transforms import stored as stored_module
+from rtda.transforms.dicom import read_stored, to_tensor
 from rtda.transforms.display import Choices
 from rtda.transforms.facts import NO_FACTS
 from rtda.transforms.header import DicomError, NotAnImage
+from rtda.transforms.stored import looks_like_dicom
 
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -97,8 +98,8 @@ def test_files_without_preamble_or_suffix_and_rle_files_are_read(tmp_path, write
     ],
 )
 def test_unreadable_images_are_refused_before_decoding(tmp_path, write_film, monkeypatch, fields, match):
-    monkeypatch.setattr(dicom, "pixel_array", lambda header, index: pytest.fail("decoded"))
-    monkeypatch.setattr(dicom, "get_decoder", lambda syntax: pytest.fail("decoded"))
+    monkeypatch.setattr(stored_module, "pixel_array", lambda header, index: pytest.fail("decoded"))
+    monkeypatch.setattr(stored_module, "get_decoder", lambda syntax: pytest.fail("decoded"))
     pixels = np.zeros((3, 4), np.uint16)
     path = write_film(tmp_path / "plain", pixels, BitsStored=16)
     written = pydicom.dcmread(path)
@@ -142,7 +143,7 @@ def deflated(path, size):
 
 def test_a_deflated_file_is_not_inflated_beyond_its_limit(tmp_path, monkeypatch):
     """A small file can say a thousand times as much: refused before there is memory taken for it."""
-    monkeypatch.setattr(dicom, "MAX_INFLATED", 2**20)
+    monkeypatch.setattr(stored_module, "MAX_INFLATED", 2**20)
     bomb = deflated(tmp_path / "bomb", 2**24)
     assert bomb.stat().st_size < 2**16
     tracemalloc.start()
@@ -164,7 +165,7 @@ def test_a_file_shows_by_its_start_what_it_is(tmp_path, write_film, monkeypatch)
     (tmp_path / "claims").write_bytes(struct.pack("<HH2sHI", 8, 8, b"UN", 0, 0x7FFFFFF0) + bytes(99))  # two gigabytes
     names = ("film", "bare", "late", "claims")
     assert [looks_like_dicom(tmp_path / name) for name in names] == [True, True, True, False]
-    monkeypatch.setattr(dicom, "HEAD", 512)
+    monkeypatch.setattr(stored_module, "HEAD", 512)
     assert [looks_like_dicom(tmp_path / name) for name in names] == [True, True, False, False]
 
 
@@ -282,7 +283,7 @@ def test_an_rle_stream_too_short_for_its_pixels_never_reaches_the_decoder(tmp_pa
     assert not read_stored(tmp_path / "film")[0].any()  # as short as a sound one can be
     header.Rows = header.Columns = 8192
     header.save_as(tmp_path / "film")
-    monkeypatch.setattr(dicom, "pixel_array", lambda header, **named: pytest.fail("decoded"))
+    monkeypatch.setattr(stored_module, "pixel_array", lambda header, **named: pytest.fail("decoded"))
     with pytest.raises(DicomError, match=r"^film: PixelData: its stream is damaged or of another size than Rows x Col"):
         read_stored(tmp_path / "film")
 
@@ -294,7 +295,7 @@ def test_as_many_streams_as_frames(tmp_path, write_film, monkeypatch, streams):
     frames = [*pydicom.encaps.generate_frames(header.PixelData, number_of_frames=3)] * 2
     header.PixelData = pydicom.encaps.encapsulate(frames[:streams])
     header.save_as(tmp_path / "loop")
-    monkeypatch.setattr(dicom, "pixel_array", lambda header, **named: pytest.fail("decoded"))
+    monkeypatch.setattr(stored_module, "pixel_array", lambda header, **named: pytest.fail("decoded"))
     with pytest.raises(DicomError, match=rf"^loop: NumberOfFrames: 3, but there are {streams} streams; get a new copy"):
         read_stored(tmp_path / "loop")
 
@@ -311,7 +312,7 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path, write_film, monke
         fields.file_meta.TransferSyntaxUID = syntax
         fields.save_as(tmp_path / "coded")
         if "no decoder" in match:  # whatever is installed here
-            monkeypatch.setattr(dicom, "get_decoder", lambda uid: type("Decoder", (), {"is_available": False}))
+            monkeypatch.setattr(stored_module, "get_decoder", lambda uid: type("Decoder", (), {"is_available": False}))
         else:
             monkeypatch.undo()
         with pytest.raises(DicomError, match=f"^coded: TransferSyntaxUID: {match}"):
@@ -323,7 +324,7 @@ def test_whatever_a_decoder_raises_becomes_one_line(tmp_path, write_film, monkey
     def fail(header, **named):
         raise error("several\nlines")
 
-    monkeypatch.setattr(dicom, "pixel_array", fail)
+    monkeypatch.setattr(stored_module, "pixel_array", fail)
     with pytest.raises(DicomError, match=rf"^film: PixelData: Explicit .* \({error.__name__}\)") as caught:
         read_stored(write_film(tmp_path / "film", np.zeros((2, 2), np.uint8)))
     assert "\n" not in str(caught.value)

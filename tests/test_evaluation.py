@@ -341,6 +341,8 @@ def test_a_child_before_its_parent_is_refused(tmp_path):
 def test_a_table_of_other_columns_is_refused(reference, tmp_path):
     with pytest.raises(ValueError, match=r"other\.parquet: columns"):
         read_table(write_table(reference.drop_columns(["l2"]), tmp_path / "other.parquet"))
+    with pytest.raises(ValueError, match=r"other\.parquet: metadata: "):
+        read_table(write_table(reference.replace_schema_metadata(None), tmp_path / "other.parquet"))
 
 
 # By the command
@@ -361,4 +363,9 @@ def test_the_tables_metadata_state_model_list_and_versions(workshop):
     assert stated["image_size"] == 32
     assert stated["threads"] == 1
     assert stated["training_radius"] == pytest.approx(0.125)
+    assert stated["parameters"] == {
+        "contrast_down_5": "factor 0.4",
+        "contrast_up_5": "factor 1.6",
+        "gaussian_noise_5": "σ 0.08",
+    }
     assert {"torch", "monai", "rtda"} <= set(stated["versions"])

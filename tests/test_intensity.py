@@ -152,7 +152,7 @@ def test_a_shift_grows_with_its_severity(kind):
 
 @pytest.mark.parametrize("kind", SHIFTS)
 def test_a_shift_is_its_function_at_the_tabled_parameter(kind):
-    function, parameters = SHIFTS[kind]
+    function, named, parameters = SHIFTS[kind]
     x = torch.rand(2, 1, 6, 5)
     for severity, parameter in enumerate(parameters, start=1):
         torch.manual_seed(severity)
@@ -160,6 +160,8 @@ def test_a_shift_is_its_function_at_the_tabled_parameter(kind):
         torch.manual_seed(severity)
         assert torch.equal(Shift(kind, severity)(x), expected)
         assert Shift(kind, severity).name == f"{kind}_{severity}"
+        facts = {"family": "shift", "severity": severity, "parameter": f"{named} {parameter}"}
+        assert Shift(kind, severity).facts == facts
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_there_are_modules_to_check():
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_room_imports_itself_relatively_and_the_other_room_only_from_the_command(path):
     """What a command does may need both rooms; everything below it receives callables or dotted names."""
-    command = path.relative_to(ROOT).parts[:2] in [("pipeline", "cli.py"), ("pipeline", "commands")]
+    command = path.relative_to(ROOT).parts[:2] == ("pipeline", "commands")
     for level, name in imports(path):
         if command and name.startswith("rtda.transforms."):
             continue
@@ -258,7 +258,35 @@ def test_the_lowest_torch_that_we_take_is_one_that_monai_takes():
 
 # Tests that start a process
 
-STARTS = re.compile(r"\bsubprocess\b|\bos\.fork\b|\bmultiprocessing\b|\bnum_workers=[1-9]")
+STARTS = re.compile(
+    r"\bsubprocess\b|\bos\.fork\b|\bmultiprocessing\b|(\bnum_workers=|--(num-workers|processes)', ')[1-9]"
+)
+"""What starts a process, as `ast.unparse` writes it."""
+
+
+def unmarked(text: str) -> list[str]:
+    """Tests that start a process, themselves or through a helper or fixture, and do not bear the mark.
+
+    A fixture of wider scope starts one process for all its tests: one of them bears the mark, or the fixture is named.
+    """
+    nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    around = {node.name: " ".join(map(ast.unparse, node.decorator_list)) for node in nodes}
+    used = {node.name: used_by(node) for node in nodes}
+    shared = {name for name in around if "scope=" in around[name]}
+    starting = {node.name for node in nodes if any(STARTS.search(ast.unparse(part)) for part in node.body)}
+    while more := {name for name in used if used[name] & (starting - shared)} - starting:
+        starting |= more
+    bare = {name for name in around if "mark.process" not in around[name]}
+    missing = {name for name in starting & bare if name.startswith("test_")}
+    return sorted(
+        missing | {name for name in starting & shared if {user for user in used if name in used[user]} <= bare}
+    )
+
+
+def used_by(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Names in its body, and of its arguments, which may be fixtures."""
+    inside = {part.id for top in node.body for part in ast.walk(top) if isinstance(part, ast.Name)}
+    return inside | ({one.arg for one in node.args.args} if isinstance(node, ast.FunctionDef) else set())
 
 
 def test_at_most_ten_fast_tests_start_a_process(request):
@@ -268,8 +296,31 @@ def test_at_most_ten_fast_tests_start_a_process(request):
     assert len(fast) <= 10, "\n".join(fast)
 
 
-def test_a_file_whose_tests_start_processes_marks_them():
-    texts = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
-    starting = {name for name, text in texts.items() if STARTS.search(text)}
-    assert "test_attacks" in starting
-    assert not {name for name in starting if "mark.process" not in texts[name]}
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda path: path.stem)
+def test_a_test_that_starts_a_process_is_marked(path):
+    assert unmarked(path.read_text()) == []
+
+
+SOME_TESTS = """
+class Worker:
+    def ask(self): os.fork()
+@pytest.fixture
+def worker(): return Worker()
+@pytest.fixture(scope="module")
+def one_for_all(): return Worker()
+def helper(given: Worker): return os.fork()
+def test_by_a_fixture(worker): ...
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.process)])
+def test_marked(n): helper()
+def test_by_a_helper(): helper()
+def test_by_an_option(): main(["evaluate", "run", "--num-workers", "2"])
+def test_by_a_loader(): DataLoader(films, num_workers=1)
+def test_none(): DataLoader(films, num_workers=0)
+def test_shared(one_for_all): ...
+"""
+
+
+def test_what_starts_a_process_is_found():
+    tests = ["test_by_a_fixture", "test_by_a_helper", "test_by_a_loader", "test_by_an_option"]
+    assert unmarked(SOME_TESTS) == ["one_for_all", *tests]
+    assert unmarked(SOME_TESTS.replace("def test_shared", "@pytest.mark.process\ndef test_shared")) == tests

@@ -316,6 +316,15 @@ def test_summary_takes_the_threshold_of_the_runs_own_clean_validation():
         assert summary[summary["view"] == "contrast_down_5"]["severity"].tolist() == [5, 5, 5]
 
 
+def test_summary_says_how_strong_a_shift_is_where_the_metadata_do():
+    table = make_run()
+    facts = json.loads(table.schema.metadata[b"rtda"]) | {"parameters": {"contrast_down_5": "factor 0.4"}}
+    stated = metrics.summarise(table.replace_schema_metadata({b"rtda": json.dumps(facts).encode()}))
+    assert set(stated[stated["view"] == "contrast_down_5"]["parameter"]) == {"factor 0.4"}
+    assert stated[stated["view"] != "contrast_down_5"]["parameter"].isna().all()
+    assert metrics.summarise(table)["parameter"].isna().all()
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_constant_answers_the_prior_for_every_image(classes):
     prior = [0.2, 0.8] if classes == 2 else [0.2, 0.5, 0.3]
@@ -329,6 +338,7 @@ def test_constant_answers_the_prior_for_every_image(classes):
     expected = np.mean([sum((prior[k] - (y == k)) ** 2 for k in range(classes)) for y in range(classes)])
     assert row["brier"] == pytest.approx(expected)
     assert row["ece"] == pytest.approx(max(prior) - 1 / classes)
+    assert row["nll"] == pytest.approx(-np.mean(np.log(prior)))
 
 
 def test_without_validation_the_threshold_is_a_half_and_says_so():

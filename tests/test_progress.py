@@ -4,7 +4,10 @@ import io
 import sys
 
 import pytest
+import torch
+from ignite.engine import Engine
 from rtda.pipeline import progress as room
+from rtda.pipeline.commands.train import _show_progress
 from rtda.pipeline.progress import progress
 
 
@@ -35,9 +38,24 @@ def test_of_nothing_there_is_one_line(capsys):
     assert capsys.readouterr().err == "films: 0/0\n"
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch):
+def terminal_in(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    terminal = terminal_in(monkeypatch)
     assert list(progress("abc", "letters")) == list("abc")
     assert "letters: 100%" in terminal.getvalue()
+
+
+def test_every_bar_of_training_has_its_epoch_in_its_title(monkeypatch):
+    terminal = terminal_in(monkeypatch)
+    trainer = Engine(lambda engine, batch: {"loss": torch.zeros(())})
+    _show_progress(trainer, dict)
+    trainer.run(range(4), max_epochs=2)
+    bars = [bar for bar in terminal.getvalue().split("\r") if "%" in bar]
+    assert len(bars) > 2
+    assert all(bar.startswith(("epoch [1/2]: [", "epoch [2/2]: [")) for bar in bars)

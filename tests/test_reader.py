@@ -16,7 +16,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, LoadImaged
 from PIL import Image, PngImagePlugin
-from rtda.transforms import reader
+from rtda.transforms import reader, stored
 from rtda.transforms.dicom import read_stored, to_tensor
 from rtda.transforms.display import Choices
 from rtda.transforms.facts import NO_FACTS
@@ -155,7 +155,7 @@ def test_a_frame_is_an_item_of_a_list(loop):
 
 def test_several_frames_need_a_name(loop, monkeypatch):
     path, _ = loop
-    monkeypatch.setattr(reader.dicom, "pixel_array", None)  # refused before any of them is decoded
+    monkeypatch.setattr(stored, "pixel_array", None)  # refused before any of them is decoded
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: several .*loop\.dcm#frame=0, .*frame='all'"):
         read(path)
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: 4, so there is no frame 4; they count from 0"):
@@ -189,7 +189,7 @@ def test_a_file_that_is_called_like_a_frame_is_that_file(tmp_path, write_film):
 
 def test_frames_are_counted_without_decoding(films, loop, monkeypatch):
     path, _ = loop
-    monkeypatch.setattr(reader.dicom, "pixel_array", None)
+    monkeypatch.setattr(stored, "pixel_array", None)
     assert FilmReader().frames(path) == {k: Path(f"{path}#frame={k}") for k in range(4)}
     assert FilmReader().frames(f"{path}#frame=2") == {2: Path(f"{path}#frame=2")}
     assert FilmReader(frame=1).frames(path) == {1: path}
@@ -231,13 +231,13 @@ def test_more_compressed_frames_than_could_lie_in_the_file_are_refused(tmp_path)
 @pytest.fixture
 def headers_read(monkeypatch):
     """Names of the files whose headers are read, in order."""
-    names, whole = [], reader.dicom.read_header
+    names, whole = [], reader.read_header
 
     def record(path):
         names.append(path.name)
         return whole(path)
 
-    monkeypatch.setattr(reader.dicom, "read_header", record)
+    monkeypatch.setattr(reader, "read_header", record)
     return names
 
 
@@ -293,13 +293,13 @@ def test_a_single_image_of_any_format_has_frame_0_alone(films):
 
 def test_only_one_frame_is_decoded(loop, monkeypatch):
     path, _ = loop
-    decoded, decode = [], reader.dicom.pixel_array
+    decoded, decode = [], stored.pixel_array
 
     def record(header, index, **named):
         decoded.append(index)
         return decode(header, index=index, **named)
 
-    monkeypatch.setattr(reader.dicom, "pixel_array", record)
+    monkeypatch.setattr(stored, "pixel_array", record)
     read(f"{path}#frame=2")
     assert decoded == [2]
 

@@ -32,10 +32,12 @@ STRENGTH = {
 }
 
 
-def make_table(recipe="rtda", seed=0, n=90, classes=("normal", "pneumonia"), weight=12.0, views=VIEWS, **facts):
+def make_table(
+    recipe="rtda", seed=0, n=90, classes=("normal", "pneumonia"), weight=12.0, views=VIEWS, reported="test", **facts
+):
     rng = np.random.default_rng([len(recipe), seed])
     rows = []
-    for split, names in {"test": views, "validation": ["clean"]}.items():
+    for split, names in {"validation": ["clean"], reported: views}.items():
         labels = (np.arange(n) * 7 % 10 >= 4).astype(int) if len(classes) == 2 else np.arange(n) % len(classes)
         for name in names:
             strength = STRENGTH[recipe][list(VIEWS).index(name)]
@@ -63,6 +65,7 @@ def make_table(recipe="rtda", seed=0, n=90, classes=("normal", "pneumonia"), wei
         "training_radius": RADIUS,
         "training_norm": "l2",
         "training_precision": "float32",
+        "parameters": {"contrast_down_5": "factor 0.4", "contrast_up_5": "factor 1.6", "gaussian_noise_5": "σ 0.08"},
     }
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS.names} for row in rows], COLUMNS)
     return table.replace_schema_metadata({b"rtda": json.dumps(known | facts).encode()})
@@ -248,18 +251,91 @@ def test_three_classes_and_no_pictures(tmp_path):
     assert "33.3" in text
 
 
-def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="at least one"):
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (
+            {"training_radius": 0.5},
+            "training radius: not as in a/predictions.parquet; a report compares like with like",
+        ),
+        ({"checksum_list": "0"}, "checksum list: not as in a/predictions.parquet; a report compares like with like"),
+        ({"classes": ("a", "b", "c")}, "classes: not as in a/predictions.parquet; a report compares like with like"),
+        ({"views": list(VIEWS)[:-1]}, "views: not as in a/predictions.parquet; evaluate both with the same --preset"),
+        ({"parameters": {}}, "views: not as in a/predictions.parquet; evaluate both with the same --preset"),
+        ({"reported": "validation"}, "split: not as in a/predictions.parquet; evaluate both on the same --split"),
+        ({"recipe": "rtda"}, "run: stands twice in the report; give it once"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_tables_that_cannot_be_compared_are_refused_by_name(other, told):
+    tables = [make_table(n=30), make_table(**{"recipe": "standard", "n": 30} | other)]
+    with pytest.raises(ValueError, match=re.escape(f"b/predictions.parquet: {told}")):
+        read(tables, ["a/predictions.parquet", "b/predictions.parquet"])
+    with pytest.raises(ValueError, match=r"^table 2: "):
+        read(tables)
+
+
+def test_tables_of_two_bundles_are_refused_by_name():
+    other = make_table("standard", n=30)
+    other = other.set_column(0, "bundle", pa.array(["other"] * len(other)))
+    with pytest.raises(ValueError, match=r"^b: bundle: not as in a; .*two reports$"):
+        read([make_table(n=30), other], ["a", "b"])
+
+
+def test_no_table_and_pictures_of_another_shape_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="tables: none"):
         read([])
-    with pytest.raises(ValueError, match="differ in training radius"):
-        read([make_table(), make_table("standard", training_radius=0.5)])
-    with pytest.raises(ValueError, match="differ in views"):
-        read([make_table(), make_table("standard", views=list(VIEWS)[:-1])])
-    with pytest.raises(ValueError, match="twice"):
-        read([make_table(), make_table()])
-    np.savez(tmp_path / "bad.npz", clean=np.zeros((2, 28, 28)))
-    with pytest.raises(ValueError, match=r"\(n, 1, rows, columns\)"):
-        write_report([make_table(n=30)], [tmp_path / "bad.npz"], tmp_path / "r.html", "t")
+    (tmp_path / "run").mkdir()
+    np.savez(tmp_path / "run/examples.npz", clean=np.zeros((2, 28, 28)))
+    with pytest.raises(ValueError, match=r"^run/examples\.npz: clean: \(2, 28, 28\), not \(n, 1, .*--no-pictures$"):
+        write_report([make_table(n=30)], [tmp_path / "run/examples.npz"], tmp_path / "r.html", "t")
+
+
+def test_a_report_on_validation_says_that_it_was_chosen_there(tmp_path):
+    told = "chosen on these very images"
+    page = plain(write_report([make_table(reported="validation", n=30)], [], tmp_path / "v.html", "t").read_text())
+    assert page.count(told) == 2  # of the checkpoint, and of the threshold
+    assert "before the reported images are read" not in page
+    page = plain(write_report([make_table(n=30)], [], tmp_path / "t.html", "t").read_text())
+    assert told not in page
+    assert "The threshold is fixed before the reported images are read" in page
+
+
+def test_a_shift_states_its_parameter(page):
+    text = plain(page)
+    for view in ("Contrast down severity 5 of 5, factor 0.4", "Gaussian noise severity 5 of 5, σ 0.08"):
+        assert f"{view} · n = 90" in text
+
+
+# Differences
+
+
+def test_the_scale_of_differences_shows_nearly_all_of_them_and_says_what_it_cuts(tmp_path):
+    """One pixel that changes by 0.2 does not make black of the others, which change by 0.004."""
+    example = dict(np.load(make_example(tmp_path, n=2)))
+    example["adversarial"] = example["clean"] + np.float32(0.004)
+    example["adversarial"][0, 0, 3, 3] = example["clean"][0, 0, 3, 3] + np.float32(0.2)
+    np.savez(tmp_path / "one.npz", **example)
+    text = plain(write_report([make_table(n=30)], [tmp_path / "one.npz"], tmp_path / "r.html", "t").read_text())
+    assert "The difference is adversarial − clean, × 200, on this scale" in text
+    assert "0.1 % of the pixels change by more, by up to 51, and have the colour of its ends" in text
+    assert "−1.27 0 +1.27" in text
+
+
+def test_one_scale_serves_all_recipes(tmp_path):
+    """A weaker attack looks weaker: beside a strong one its differences have the strong one's colours."""
+    strong = report._load(make_example(tmp_path))
+    weak = strong | {"adversarial": strong["clean"] + (strong["adversarial"] - strong["clean"]) / 8}
+    results = read([make_table(n=30)])
+    both, alone = (report._pictures(examples, results) for examples in ([weak, strong], [strong]))
+    assert both["factor"] == alone["factor"] != report._pictures([weak], results)["factor"]
+    assert both["groups"][1] == alone["groups"][0]
+    assert both["groups"][0]["rows"][0]["images"][3] != both["groups"][1]["rows"][0]["images"][3]
+
+
+def test_where_nothing_changes_the_factor_is_one():
+    assert report._factor(np.zeros(9)) == 1
+    assert report._factor(np.array([0.0] * 999 + [0.01])) == 100  # few pixels, as a sparse attack changes them
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (1, 1), (4.9, 2), (7, 5), (83, 50), (1e9, 500000)])

@@ -99,6 +99,17 @@ def test_resuming_a_finished_run_changes_nothing(workshop, tiny, tmp_path):
     assert lines(run) == lines(workshop / "runs/rtda")
 
 
+def test_a_run_is_resumed_without_repeating_its_options(workshop, tmp_path):
+    run = tmp_path / "rtda"
+    shutil.copytree(workshop / "runs/rtda", run)
+    (run / "best.pt").unlink()
+    (run / "last.pt").unlink()  # as if it had been stopped in its first epoch
+    assert main(["train", "phantom_rtda", "--recipe", "rtda", "--resume", str(run)]) == 0
+    for name in ("best.pt", "last.pt"):
+        assert same(run, workshop / "runs/rtda", name)
+    assert lines(run) == lines(workshop / "runs/rtda")
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "words"),
     [
@@ -221,7 +232,7 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(workshop, tiny, tmp
     assert not (run / "candidates").exists()
 
     child = begin("evaluate", "runs/killed")  # and an evaluation, while it runs
-    wait_for(lambda: list(run.glob("parts/*/*.parquet")))
+    wait_for(lambda: list(run.glob("parts-*/*.parquet")))
     kill(child)
     assert not (run / "predictions.parquet").exists()
     assert status_of(begin("evaluate", "runs/killed")) == 0

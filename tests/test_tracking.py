@@ -19,7 +19,7 @@ from ignite.engine import Engine, Events
 from rtda.pipeline.handlers import loss_of
 from rtda.pipeline.mlflow_copy import MlflowRun, Sender, importing
 from rtda.pipeline.provenance import environment, flatten, public
-from rtda.pipeline.tracking import RunRecord, RunTracker, log_artifacts, log_metrics, log_record, set_tags
+from rtda.pipeline.tracking import RunRecord, RunTracker, log_artifacts, log_metrics, set_tags
 
 BATCHES = [1.0, 3.0]
 
@@ -325,17 +325,6 @@ def test_a_silent_server_cannot_hold_up_the_end(tmp_path, monkeypatch):
         started = time.monotonic()
         assert not sender.close(timeout=1.0)
         assert time.monotonic() - started < 3.0
-
-
-def test_what_a_server_missed_can_be_sent_later(runs, monkeypatch, refused_port):
-    run_dir = runs / "missed"
-    assert train(run_dir, epochs=3) is None
-    assert not log_record(run_dir)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert log_record(run_dir, parameters={"seed": 1})
-    assert log_record(run_dir)
-    run_id = (run_dir / "mlflow_run_id").read_text().strip()
-    assert [step for step, _ in history(runs, run_id, "train/loss")] == [1, 2, 3]
 
 
 @pytest.mark.process

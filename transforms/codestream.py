@@ -43,7 +43,7 @@ def rle_limit(stream: bytes) -> int:
     """Bytes that an RLE stream, which states no size, can give at most: 128 of two (PS3.5 G.3.1), after its header.
 
     Example:
-        >>> rle_limit(bytes(64) + bytes([129, 0]))
+        >>> rle_limit(bytes(64 + 2))
         128
     """
     return 64 * max(len(stream) - 64, 0)

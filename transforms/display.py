@@ -1,7 +1,7 @@
 """The grey-scale pipeline of DICOM as pure functions: stored values to display intensities in [0, 1].
 
-Up to 16 bits every step is pointwise, so the steps run on one float64 table over all stored values; only percentiles
-look at the image. Units: *stored* as decoded; *modality* after the Modality LUT or the rescale (HU in CT); *display*
+Up to 16 bits every step is pointwise, so the steps run on one float64 table over stored values; only percentiles look
+at the image. Units: *stored* as decoded; *modality* after the Modality LUT or the rescale (HU in CT); *display*
 in [0, 1], 1 the brightest on a viewing station.
 
 Source: PS3.4 N.2 (the order), PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding), C.8.11.3
@@ -290,7 +290,7 @@ def modality(stored: Floats, header: Dataset) -> Modality:
     """Modality LUT, else rescale, else identity (PS3.3 C.11.1).
 
     Args:
-        stored: all stored values that the header declares, ascending.
+        stored: values in ascending order, the first and the last those that the header declares as its ends.
         header: of the frame.
 
     Raises:

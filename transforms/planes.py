@@ -16,9 +16,10 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import ensure_tuple
 from pydicom import Dataset
 
-from . import dicom
+from .dicom import check_policy
 from .display import Choices, Floats
 from .header import DicomError, NotAnImage, numbers, of_frame, one_line, refuse, text, values, whole
+from .stored import Stored, check_kind, looks_like_dicom, read_header, read_stored
 
 Source = Path | str | Sequence[Path | str]
 
@@ -66,7 +67,7 @@ def located(source: Source, choices: Choices, series: str | None = None) -> tupl
     paths = [Path(path) for path in ensure_tuple(source)]
     if len(paths) == 1 and paths[0].is_dir():
         passed_over = (NotAnImage,)
-        paths = [path for path in sorted(paths[0].iterdir()) if path.is_file() and dicom.looks_like_dicom(path)]
+        paths = [path for path in sorted(paths[0].iterdir()) if path.is_file() and looks_like_dicom(path)]
     planes: list[Plane] = []
     for path in paths:
         try:
@@ -80,22 +81,22 @@ def located(source: Source, choices: Choices, series: str | None = None) -> tupl
     return _sorted(planes)
 
 
-def decoded(planes: list[Plane], choices: Choices) -> Iterator[tuple[dicom.Stored, Dataset, int]]:
+def decoded(planes: list[Plane], choices: Choices) -> Iterator[tuple[Stored, Dataset, int]]:
     """Stored values, header and frame of planes in order; a file is decoded once for consecutive planes."""
     path = None
     for plane in planes:
         if plane.path != path:
             path = plane.path
-            stored, header = dicom.read_stored(path, max_pixels=choices.max_pixels)
+            stored, header = read_stored(path, max_pixels=choices.max_pixels)
         yield stored[plane.frame] if whole(header, "NumberOfFrames", 1) > 1 else stored, header, plane.frame
 
 
 def _planes(path: Path, choices: Choices, series: str | None) -> list[Plane]:
-    header = dicom.read_header(path)
+    header = read_header(path)
     if series is not None and text(header, "SeriesInstanceUID") != series:
         return []
-    dicom.check_kind(header)
-    dicom.check_policy(header, choices)
+    check_kind(header)
+    check_policy(header, choices)
     frames = whole(header, "NumberOfFrames", 1)
     if frames > 1 and len(values(header, "PerFrameFunctionalGroupsSequence")) != frames:
         cure = f"does not say where the {frames} frames lie; read a frame as a film"

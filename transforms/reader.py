@@ -28,6 +28,7 @@ from . import dicom
 from .display import Choices, Floats
 from .facts import NO_FACTS, Facts
 from .header import DicomError, one_line, refuse, whole
+from .stored import check_image, check_kind, looks_like_dicom, read_header, stored_of
 
 MAX_PIXELS = Choices.max_pixels
 MAX_BYTES = 8 * MAX_PIXELS + 2**20  # the largest film in float64, and its header
@@ -121,7 +122,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
                 return {frame if isinstance(frame, int) else 0: Path(path)}
             self._kept = None  # read anew, and warn anew
             header = self._header(file)
-            dicom.check_image(header, 0, self.choices.max_pixels)
+            check_image(header, 0, self.choices.max_pixels)
             count = whole(header, "NumberOfFrames", 1)
         return {0: file} if count == 1 else {k: file.with_name(f"{file.name}#frame={k}") for k in range(count)}
 
@@ -158,7 +159,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
             cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
             raise refuse(header, "NumberOfFrames", cure)
         alone = frame if isinstance(frame, int) else None
-        stored = dicom.stored_of(header, alone, self.choices.max_pixels)
+        stored = stored_of(header, alone, self.choices.max_pixels)
         tensor = dicom.to_tensor(stored, header, self.choices, alone, self.hashed)
         image: npt.NDArray[np.float32] = tensor.as_tensor()[0].numpy()
         return image, {key: tensor.meta[key] for key in NO_FACTS}
@@ -169,8 +170,8 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         key, kept = (path, stat.st_mtime_ns, stat.st_size), self._kept
         if kept is None or kept[0] != key:
             kept = self._kept = None  # freed before the next one is read
-            header = dicom.read_header(path)
-            dicom.check_kind(header)
+            header = read_header(path)
+            check_kind(header)
             dicom.check_policy(header, self.choices)
             self._kept = kept = key, header
         return kept[1]
@@ -213,7 +214,7 @@ def _format(path: Path) -> str:
         return "JPEG"
     if head.startswith(b"\x1f\x8b") or nifti_class(head):
         return "NIfTI"
-    if dicom.looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
+    if looks_like_dicom(path):  # old films without preamble: last, because nearly any bytes can be forced
         return "DICOM"
     raise ForeignFile(
         one_line(path, "format", "neither a DICOM image, PNG, JPEG nor NIfTI; convert it to one of these")

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .intensity import contrast, noise
 
-SHIFTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[float, float, float, float, float]]] = {
-    "contrast_down": (contrast, (0.9, 0.8, 0.7, 0.6, 0.4)),
-    "contrast_up": (contrast, (1.1, 1.2, 1.3, 1.4, 1.6)),
-    "gaussian_noise": (noise, (0.04, 0.05, 0.06, 0.07, 0.08)),
+SHIFTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str, tuple[float, float, float, float, float]]] = {
+    "contrast_down": (contrast, "factor", (0.9, 0.8, 0.7, 0.6, 0.4)),
+    "contrast_up": (contrast, "factor", (1.1, 1.2, 1.3, 1.4, 1.6)),
+    "gaussian_noise": (noise, "σ", (0.04, 0.05, 0.06, 0.07, 0.08)),
 }
+"""Kind -> function, name of its parameter, and the parameter at severity 1 to 5."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ class Shift:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What the evaluation table says of it: family and severity."""
-        return {"family": "shift", "severity": self.severity}
+        """What the evaluation says of it: family, severity, and the parameter, such as ``factor 0.4``."""
+        _, parameter, values = SHIFTS[self.kind]
+        stated = f"{parameter} {values[self.severity - 1]:g}"
+        return {"family": "shift", "severity": self.severity, "parameter": stated}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return shifted images."""
-        apply, parameters = SHIFTS[self.kind]
-        return apply(x, x.new_full((len(x),), parameters[self.severity - 1]))
+        apply, _, values = SHIFTS[self.kind]
+        return apply(x, x.new_full((len(x),), values[self.severity - 1]))

@@ -1,4 +1,4 @@
-"""What each verb of ``rtda`` does: one module a verb, orchestration only; and how a refusal is told from a bug."""
+"""What each verb of ``rtda`` does, a module a verb (``examples`` is of evaluate); what tells a refusal from a bug."""
 
 from __future__ import annotations
 

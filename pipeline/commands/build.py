@@ -58,8 +58,9 @@ def _collector(arguments: argparse.Namespace) -> Callable[..., tuple[list[dict[s
 
 def facts_of(path: Path, hashed: Callable[[str], str]) -> Sequence[Mapping[str, Any]]:
     """Facts of each frame of a DICOM image, as the reader states them; none of any other file."""
-    from rtda.transforms.dicom import looks_like_dicom, read_facts
+    from rtda.transforms.dicom import read_facts
     from rtda.transforms.header import DicomError
+    from rtda.transforms.stored import looks_like_dicom
 
     try:
         return read_facts(path, hashed) if looks_like_dicom(path) else []

@@ -5,67 +5,75 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from ..attacks import frozen
 from ..data import lists
-from ..delivery.bundle import BundleError, Run, find_run, find_views
-from ..evidence.evaluation import Evaluation, exact, named, weights_checksum
+from ..delivery.bundle import BundleError, Run
+from ..evidence.evaluation import Evaluation, described, named, weights_checksum
 from ..evidence.metrics import flat, rms_grey_levels, summarise
 from ..evidence.table import facts_of, write_table
-from ..files import write_whole
 from ..handlers import load_checkpoint
-from ..seeding import derived_seed, forked
 from ..tracking import log_artifacts, log_metrics
-from ..views import Augment, Clean
+from ..views import Clean
 from . import made, quieten
+from .examples import write_examples
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; see ``rtda evaluate --help``."""
-    if arguments.processes < 1 or arguments.threads < 1:
-        raise BundleError("processes, threads: must be at least 1")
     quieten()
-    run = find_run(arguments.run)
+    run: Run = arguments.run
     parser = load(run, arguments)
     evaluations = [_evaluation(run, parser, split, arguments) for split in splits(arguments.split)]
-    if arguments.rank is not None:
-        for evaluation in evaluations:
-            evaluation.run(arguments.rank, arguments.processes, arguments.num_workers)
+    if arguments.rank is not None:  # one of the processes that the first one has started
+        _compute(evaluations, arguments, arguments.rank)
         return 0
+    _compute_all(evaluations, arguments)
+    out = table_path(run, arguments.split, arguments.checkpoint)
+    write_examples(evaluations[0], parser, run.facts["recipe"], examples_path(out))
+    stated = facts(run, parser, evaluations[0])
+    table = pa.concat_tables([evaluation.table(stated) for evaluation in evaluations])
+    write_table(table, out)
+    for evaluation in evaluations:
+        evaluation.discard()
+    _tell(run, table, out)
+    return 0
+
+
+def _compute(evaluations: Sequence[Evaluation], arguments: argparse.Namespace, rank: int = 0) -> None:
+    for evaluation in evaluations:
+        evaluation.run(rank, arguments.processes, arguments.num_workers)
+
+
+def _compute_all(evaluations: Sequence[Evaluation], arguments: argparse.Namespace) -> None:
+    """All ranks: the first here, the others in processes of their own."""
     for evaluation in evaluations:
         evaluation.claim()
     others = _start_others(arguments)
     try:
-        for evaluation in evaluations:
-            evaluation.run(0, arguments.processes, arguments.num_workers)
+        _compute(evaluations, arguments)
         if any(process.wait() for process in others):
-            raise BundleError(f"{run.folder.name}: an evaluating process failed; its message stands above")
+            name = arguments.run.folder.name
+            raise BundleError(f"{name}: processes: one of them failed; its message stands above, mend what it names")
     finally:
         for process in others:
             process.terminate()
-    table = pa.concat_tables([evaluation.table(facts(run, parser, evaluations[0])) for evaluation in evaluations])
-    out = write_table(table, table_path(run, arguments.split, arguments.checkpoint))
-    for evaluation in evaluations:
-        evaluation.discard()
-    _write_examples(run, parser, evaluations[0], out.with_name(out.name.replace("predictions", "examples")))
+
+
+def _tell(run: Run, table: pa.Table, out: Path) -> None:
+    """The summary on the terminal, and its numbers and the table in MLflow."""
     summary = summarise(table)
     print(readable(summary, facts_of(table)))
-    own = summary[(summary["recipe"] == run.facts["recipe"]) & (summary["split"] == arguments.split)]
-    others_than_the_usual = out.stem.removeprefix("predictions").strip("-")
-    prefix = f"{others_than_the_usual}/" if others_than_the_usual else ""
-    log_metrics(run.folder, {f"{prefix}{name}": value for name, value in flat(own).items()})
+    unusual = out.stem.removeprefix("predictions").strip("-")  # such as last-validation; nothing for best.pt on test
+    log_metrics(run.folder, {f"{unusual}/{name}".lstrip("/"): value for name, value in flat(summary).items()})
     log_artifacts(run.folder, [out])
-    return 0
 
 
 def table_path(run: Run, split: str, checkpoint: str) -> Path:
@@ -83,6 +91,11 @@ def tables_of(run: Run, *checkpoints: str) -> list[Path]:
     return []
 
 
+def examples_path(table: Path) -> Path:
+    """Where the pictures lie that belong to a table: ``examples.npz`` beside ``predictions.parquet``, and so on."""
+    return table.with_name(table.name.replace("predictions", "examples")).with_suffix(".npz")
+
+
 def splits(reported: str) -> list[str]:
     """The reported split with all views; before a test split also clean validation, which sets the threshold."""
     return [reported] if reported == "validation" else [reported, "validation"]
@@ -91,7 +104,7 @@ def splits(reported: str) -> list[str]:
 def load(run: Run, arguments: Any) -> Any:
     """The run's configuration with the preset's views, network and checkpoint."""
     parser = ConfigParser()
-    parser.read_config([str(run.config), str(find_views(arguments.preset))])
+    parser.read_config([str(run.config), str(arguments.preset)])
     parser["bundle_root"], parser["output_dir"] = str(run.bundle.root), str(run.folder)
     if arguments.dataset_dir:
         parser["data_list"] = str(Path(arguments.dataset_dir) / Path(run.settings["data_list"]).name)
@@ -122,7 +135,7 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
         lists.load(parser.get_parsed_content("data_list"), parser.get_parsed_content("dataset_dir"), split),
         Compose(parser.get_parsed_content("preprocessing")),
         record,
-        run.folder / "parts" / f"{arguments.checkpoint}-{split}",
+        run.folder / f"parts-{arguments.checkpoint}-{split}",
         identity={name: run.settings.get(name) for name in ("preprocessing", "reader", "choices")}
         | {"versions": _versions()},
         threads=arguments.threads,
@@ -131,8 +144,8 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
 
 def _start_others(arguments: Any) -> list[subprocess.Popen[bytes]]:
     """The same command once more for each further rank; every rank takes whole shards."""
-    command = [sys.executable, "-m", "rtda.pipeline", "evaluate", arguments.run, "--split", arguments.split]
-    command += ["--preset", arguments.preset, "--checkpoint", arguments.checkpoint]
+    command = [sys.executable, "-m", "rtda.pipeline", "evaluate", str(arguments.run.folder), "--split", arguments.split]
+    command += ["--preset", str(arguments.preset), "--checkpoint", arguments.checkpoint]
     command += ["--dataset-dir", arguments.dataset_dir] if arguments.dataset_dir else []
     for name in ("processes", "threads", "num_workers"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
@@ -148,6 +161,7 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
         "training_prior": lists.prior(lists.load(data_list, dataset_dir, "train"), len(lists.class_names(data_list))),
         "image_size": parser.get_parsed_content("image_size"),
         "channels": run.bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"],
+        "parameters": _parameters(evaluation.views),
         "threads": evaluation.threads,
         "device": evaluation.device.type,
         "checksum_list": lists.checksum(data_list),
@@ -160,46 +174,23 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _parameters(views: Mapping[str, Any]) -> dict[str, str]:
+    """View -> what it was made with, of those that state it."""
+    stated = {name: described(view).get("parameter") for name, view in views.items()}
+    return {name: parameter for name, parameter in stated.items() if parameter}
+
+
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("rtda", "torch", "monai", "pytorch-ignite", "numpy")}
 
 
-def _write_examples(run: Run, parser: Any, evaluation: Evaluation, out: Path) -> None:
-    """Two images of each class under the report's four views, drawn like everything else from a derived seed."""
-    labels = [item["label"] for item in evaluation.items]
-    rows = sorted(i for label in sorted(set(labels)) for i in _first(labels, label, 2))
-    batch = [evaluation.transform(evaluation.items[i]) for i in rows]
-    x = torch.stack([torch.as_tensor(item["image"]) for item in batch]).to(evaluation.device)
-    y = torch.tensor([labels[i] for i in rows], device=evaluation.device)
-    model, attack = evaluation.model, parser.get_parsed_content("attack")
-    with exact(evaluation.threads), forked(derived_seed("examples"), evaluation.device):
-        augmented = Augment(parser.get_parsed_content("augmentation"))(model, x, y)
-        adversarial = attack(model, x, y)
-        with frozen(model), torch.no_grad():
-            predicted = {name: model(images).argmax(1) for name, images in (("clean", x), ("adversarial", adversarial))}
-    arrays = {"clean": x, "augmented": augmented, "adversarial": adversarial, "labels": y}
-    arrays |= {f"predicted_{name}": value for name, value in predicted.items()}
-    named_facts = {"recipe": run.facts["recipe"], "epsilon": attack.ball.radius, "norm": attack.ball.norm}
-    _save_arrays(out.with_suffix(".npz"), {k: v.cpu().numpy() for k, v in arrays.items()} | named_facts)
-
-
-def _first(labels: list[int], label: int, n: int) -> list[int]:
-    return [i for i, value in enumerate(labels) if value == label][:n]
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_whole(path, buffer.getvalue())
-
-
 def readable(summary: Any, facts: Mapping[str, Any]) -> str:
-    """The summary as lines for a terminal, under a line that says what ε is."""
+    """The summary as lines for a terminal, under lines that say what ε and the shifts are."""
     norm, radius, size = facts["training_norm"], facts["training_radius"], facts["image_size"]
     grey = rms_grey_levels(radius, size, facts["channels"], norm)
-    head = f"training radius {norm} {radius:.3g} at {size} x {size}: RMS {grey:.2f} grey levels of 255"
+    head = [f"training radius {norm} {radius:.3g} at {size} x {size}: RMS {grey:.2f} grey levels of 255"]
+    shifts = summary.drop_duplicates("view").dropna(subset="parameter")
+    head += [f"{view}: {parameter}" for view, parameter in zip(shifts["view"], shifts["parameter"], strict=True)]
     shown = ["recipe", "split", "view", "n", "auroc", "balanced_accuracy", "accuracy", "brier", "ece"]
     text: str = summary[shown].to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    return f"{head}\n{text}"
+    return "\n".join([*head, text])

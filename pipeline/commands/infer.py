@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..delivery.bundle import find_bundle, find_run, is_run
+from ..delivery.bundle import Bundle, Run
 from ..delivery.infer import Classifier, as_csv, found, rows
 from ..files import write_whole
 from ..progress import progress
@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _classifier(name: str) -> Classifier:
-    if not is_run(Path(name)):
-        return Classifier.of_bundle(find_bundle(name))
-    run = find_run(name)
-    return Classifier.of_run(run, evidence(run) if tables_of(run, "best") else {})
+def _classifier(source: Run | Bundle) -> Classifier:
+    if isinstance(source, Bundle):
+        return Classifier.of_bundle(source)
+    return Classifier.of_run(source, evidence(source) if tables_of(source, "best") else {})

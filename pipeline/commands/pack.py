@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..delivery.bundle import BundleError, Run, find_run
+from ..delivery.bundle import BundleError, Run
 from ..delivery.pack import inference_config, pack
 from ..evidence.evaluation import weights_checksum
 from ..evidence.metrics import flat, reported_split, rms_grey_levels, summarise, validated_temperature
@@ -22,7 +22,7 @@ from .evaluate import table_path, tables_of
 
 def run(arguments: argparse.Namespace) -> int:
     """Pack; see ``rtda pack --help``."""
-    run = find_run(arguments.run)
+    run: Run = arguments.run
     out = pack(run, evidence(run), Path(arguments.output))
     set_tags(run.folder, {"packed": out.name})
     print(out)

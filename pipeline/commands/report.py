@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..delivery.bundle import find_run, is_run
+from ..delivery.bundle import Run, is_run
 from ..evidence.report import write_report
 from ..evidence.table import facts_of, read_table, with_facts, write_table
 from ..tracking import log_artifacts
-from .evaluate import table_path, tables_of
+from .evaluate import examples_path, table_path, tables_of
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report; see ``rtda report --help``."""
-    runs = [find_run(name) for name in arguments.runs]
+    runs: list[Run] = arguments.runs
     paths = [path for run in runs for path in tables_of(run, "best", "last") or [table_path(run, "test", "best")]]
     tables = [read_table(path) for path in paths]
-    pictures = [path.with_name(path.name.replace("predictions", "examples")).with_suffix(".npz") for path in paths]
-    examples = [] if arguments.no_pictures else [path for path in pictures if path.is_file()]
+    examples = [] if arguments.no_pictures else [path for path in map(examples_path, paths) if path.is_file()]
     out = Path(arguments.output) if arguments.output else runs[0].folder / "report.html"
-    write_report(tables, examples, out, title=f"{runs[0].bundle.name}: robustness report")
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    write_report(tables, examples, out, f"{runs[0].bundle.name}: robustness report", names)
     if not is_run(out.parent):  # a run folder keeps its own table
         write_table(joined(tables), out.parent / "predictions.parquet")  # what the report was made from
     for run in runs:

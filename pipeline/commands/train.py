@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ROOT_IDS if getattr(arguments, name) is not None}
     _refuse_unknown(bundle, given)
     resumed = find_run(arguments.resume) if arguments.resume else None
-    overrides = _named(bundle, recipe, given, resumed)
+    overrides = _of_run(bundle, resumed, given) if resumed else _named(bundle, recipe, given)
     files = [bundle.config("train"), recipe]
     print(monai_command(bundle, files, overrides))
     if arguments.dry_run:
@@ -76,14 +76,18 @@ def _refuse_unknown(bundle: Bundle, given: Iterable[str]) -> None:
             raise BundleError(f"train.yaml: {name}: no such id in {bundle.name}; leave the option out")
 
 
-def _named(bundle: Bundle, recipe: Path, given: dict[str, Any], resumed: Run | None) -> dict[str, Any]:
+def _of_run(bundle: Bundle, run: Run, given: dict[str, Any]) -> dict[str, Any]:
+    """What the run was given where it is not the bundle's own, and what is given now, which must prove the same."""
+    own = read_yaml(bundle.config("train"))
+    for name in ("run_name", "output_dir"):
+        if given.get(name, run.settings[name]) != run.settings[name]:
+            raise BundleError(f"{run.folder.name}: {name}: a resumed run keeps its own; leave the option out")
+    before = {name: run.settings[name] for name in ROOT_IDS if name in own and run.settings.get(name) != own[name]}
+    return {**before, **given, "output_dir": str(run.folder)}
+
+
+def _named(bundle: Bundle, recipe: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Fill in run_name and output_dir, which no two runs share."""
-    if resumed:
-        fixed = {name: resumed.settings[name] for name in ("run_name", "output_dir")}
-        for name, value in fixed.items():
-            if given.get(name, value) != value:
-                raise BundleError(f"{resumed.folder.name}: {name}: a resumed run keeps its own; leave the option out")
-        return {**given, **fixed, "output_dir": str(resumed.folder)}
     seed = given.get("seed", read_yaml(bundle.config("train"))["seed"])
     name = given.get("run_name", f"{bundle.name}-{recipe.stem}-{seed}")
     folder = Path(given.get("output_dir", Path("runs") / name))
@@ -291,7 +295,7 @@ def _show_progress(trainer: Any, validation: Callable[[], Mapping[str, float]]) 
     from ..handlers import loss_of
 
     if sys.stderr.isatty():
-        ProgressBar(desc="epoch", persist=False).attach(trainer)
+        ProgressBar(desc="epoch", persist=False, delay=1e-9).attach(trainer)  # undelayed, it is drawn before its title
 
     @trainer.on(Events.EPOCH_COMPLETED)  # type: ignore[untyped-decorator]
     def line(engine: Any) -> None:

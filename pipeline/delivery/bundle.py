@@ -135,11 +135,6 @@ class Run:
         return facts
 
     @property
-    def recipe_config(self) -> dict[str, Any]:
-        """The recipe as it ran: its five ids, whatever became of the file that they came from."""
-        return {name: self.settings[name] for name in RECIPE_IDS}
-
-    @property
     def bundle(self) -> Bundle:
         """The run's own copy of the bundle that it was trained from; what becomes of the original does not reach it."""
         return Bundle(self.folder / "bundle" / self.facts["bundle"])

@@ -29,13 +29,11 @@ class Classifier:
     Attributes:
         classes: names of the probabilities, in order.
         threshold: of the second class where there are two; else None, and the largest probability decides.
-        threshold_source: how the threshold was chosen.
     """
 
     parser: ConfigParser
     classes: Sequence[str]
     threshold: float | None
-    threshold_source: str
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Classifier:
@@ -55,7 +53,7 @@ class Classifier:
         network.load_state_dict(load_checkpoint(weights)["model"])
         network.to(parser.get_parsed_content("device"))
         threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
-        return cls(parser, bundle.classes, threshold, stated.get("threshold_source", "0.5 (not evaluated)"))
+        return cls(parser, bundle.classes, threshold)
 
     def frames(self, file: Path) -> Mapping[int, Path]:
         """Number of each image of a file, and the path that names it, as the bundle's ``reader`` says; else the file.
@@ -91,7 +89,7 @@ def rows(classifier: Classifier, files: Iterable[Path]) -> Iterator[dict[str, An
     """One row a frame; a file or frame that cannot be read has its error there, and the next ones go on."""
     for given in files:
         file = file_of(given)
-        row = {"file": str(file), "frame": 0, "threshold": classifier.threshold}
+        row = {"file": str(file), "frame": 0, "threshold": _printed(classifier.threshold)}
         try:
             frames = classifier.frames(given)
         except Exception as error:
@@ -99,6 +97,15 @@ def rows(classifier: Classifier, files: Iterable[Path]) -> Iterator[dict[str, An
             continue
         for frame, image in frames.items():
             yield row | {"frame": frame} | _predicted(classifier, image, file)
+
+
+def _printed(threshold: float | None) -> str:
+    """Six digits, as probabilities have; significant ones, as a confident network's threshold may be 1e-8.
+
+    Only print is rounded. What decides is not, as it was not in evaluation: a film at the threshold is predicted here
+    as there, though it may look equal to it either way.
+    """
+    return "" if threshold is None else f"{threshold:.6g}"
 
 
 def _predicted(classifier: Classifier, image: Path, file: Path) -> dict[str, Any]:

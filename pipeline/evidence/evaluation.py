@@ -134,16 +134,9 @@ class Evaluation:
     def run(self, rank: int = 0, ranks: int = 1, num_workers: int = 0) -> None:
         """Compute the parts of shards rank, rank + ranks, … that are not there yet."""
         todo = [k for k in range(rank, len(self.shards), ranks) if not all(map(Path.is_file, self._parts_of(k)))]
-        shards = [self.shards[k] for k in todo]
-        loader = DataLoader(
-            Dataset(list(self.items), self.transform),
-            batch_sampler=shards,
-            num_workers=num_workers,
-            generator=torch.Generator(),
-        )
         title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
         with exact(self.threads), frozen(self.model):
-            for k, batch in zip(progress(todo, title), loader, strict=True):
+            for k, batch in zip(progress(todo, title), self._batches(todo, num_workers), strict=True):
                 self._shard(k, plain(batch["image"]).to(self.device), batch["label"].to(self.device))
 
     def table(self, facts: Mapping[str, Any]) -> pa.Table:
@@ -153,6 +146,21 @@ class Evaluation:
     def discard(self) -> None:
         """Remove the parts, once the table is safely written."""
         shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _batches(self, todo: Sequence[int], num_workers: int) -> Iterator[Any]:
+        """The shards as batches. What a worker raises comes as text: here it is raised again, as what it is."""
+        films = Dataset(list(self.items), self.transform)
+        shards = [self.shards[k] for k in todo]
+        loader = DataLoader(films, batch_sampler=shards, num_workers=num_workers, generator=torch.Generator())
+        batches = iter(loader)
+        for shard in shards:
+            try:
+                batch = next(batches)
+            except Exception:
+                for row in shard if num_workers else ():
+                    films[row]
+                raise
+            yield batch
 
     def _shard(self, k: int, x: Tensor, y: Tensor) -> None:
         made: dict[str, Tensor] = {}

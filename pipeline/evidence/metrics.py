@@ -23,7 +23,7 @@ from ..losses import log_odds
 from .table import facts_of
 
 CONSTANT = "constant (class prior)"
-METRICS = ("accuracy", "balanced_accuracy", "balanced_accuracy_at_half", "auroc", "brier", "ece")
+METRICS = ("accuracy", "balanced_accuracy", "balanced_accuracy_at_half", "auroc", "brier", "ece", "nll")
 RUN = ("bundle", "recipe", "seed", "checkpoint")
 VIEW = ("family", "norm", "epsilon", "severity")
 ECE_BINS = 15
@@ -291,8 +291,9 @@ def summarise(table: pa.Table) -> pd.DataFrame:
     Returns:
         Columns bundle, recipe, seed, checkpoint, split, view, family, norm, epsilon, severity, n, threshold,
         threshold_source, accuracy, balanced_accuracy (both at the threshold), balanced_accuracy_at_half, auroc, brier,
-        ece. For K = 2 the threshold is that of the run's own clean validation images; without those it is 0.5, and
-        `threshold_source` says so. For K >= 3 it is NaN (argmax), and so is balanced_accuracy_at_half.
+        ece, nll, and parameter, by which a shift says how strong it is (else NaN). For K = 2 the threshold is that of
+        the run's own clean validation images; without those it is 0.5, and `threshold_source` says so. For K >= 3 it is
+        NaN (argmax), and so is balanced_accuracy_at_half.
 
     Raises:
         ValueError: no rows, no metadata, more than one bundle, the same image twice in one run and view, labels or
@@ -311,7 +312,8 @@ def summarise(table: pa.Table) -> pd.DataFrame:
             at = predict(softmax(logits, axis=1), rule[0] if classes == 2 else None)
             rows.append(_row(view, dict(zip(RUN, run, strict=True)), rule, logits, at))
     rows += _constant(frame, np.asarray(facts["training_prior"], dtype=np.float64), classes)
-    return pd.DataFrame(rows).astype({"seed": "Int64", "severity": "Int64", "epsilon": "float64"})
+    summary = pd.DataFrame(rows).astype({"seed": "Int64", "severity": "Int64", "epsilon": "float64"})
+    return summary.assign(parameter=summary["view"].map(facts.get("parameters", {})))
 
 
 def reported_split(summary: pd.DataFrame) -> str:
@@ -396,6 +398,7 @@ def _row(
         "auroc": auroc(labels, log_odds(torch.from_numpy(logits))),
         "brier": brier(labels, probabilities),
         "ece": ece(labels, probabilities),
+        "nll": nll(labels, probabilities),
     }
 
 

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .metrics import CONSTANT, RUN, reliability, reported_split, rms_grey_levels
 from .table import facts_of
 
 NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
-SHARED = ("classes", "image_size", "channels", "training_radius", "training_norm", "checksum_list")
+SHARED = ("classes", "checksum_list", "image_size", "channels", "training_radius", "training_norm")
 """Facts that the tables of one report must agree in."""
 
 # Figures are drawn in placeholder colours that become variables of the page's style sheet: they follow light and dark.
@@ -62,6 +62,8 @@ STYLE = {
 }
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#7cc4ff", "#2f6fd0", "#0c0c0c", "#c2561a", "#ffc48a"])
 MOST_PICTURES = 4
+WITHIN_SCALE = 99
+"""Per cent of the changed pixels whose difference the colour scale shows; the rest have the colour of its ends."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class Results:
         return [Series(label, i % len(MARKERS) + 1, *MARKERS[i % len(MARKERS)]) for i, label in labels]
 
     @property
+    def tuned_on(self) -> bool:
+        """Whether checkpoints, and the threshold, were chosen on the very images that are reported."""
+        return self.split == "validation"
+
+    @property
     def columns(self) -> list[Column]:
         """The columns of the main table: 0.5 is a threshold for two classes only."""
         return [AUROC, BALANCED, *([AT_HALF] if len(self.facts["classes"]) == 2 else []), BRIER, ECE]
@@ -159,7 +166,9 @@ class Results:
         return f"{NORMS[norm]} ε = {radius:.3g} at {size} × {size}, RMS {most}{grey:.2f} grey levels of 255"
 
 
-def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path, title: str) -> Path:
+def write_report(
+    tables: Sequence[pa.Table], examples: Sequence[Path], out: Path, title: str, names: Sequence[str] | None = None
+) -> Path:
     """Write one self-contained HTML page that compares runs of one bundle.
 
     Args:
@@ -168,6 +177,7 @@ def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path
             float32 in [0, 1]; `labels`, `predicted_clean`, `predicted_adversarial` (n,); `recipe`, `epsilon`, `norm`.
         out: the file to write; missing folders are made.
         title: heading of the page.
+        names: what a refusal calls each table; None: table 1, table 2, …
 
     Returns:
         `out`.
@@ -177,7 +187,7 @@ def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path
             radius or data list; pictures that are not (n, 1, rows, columns); or as `metrics.summarise`.
         OSError: the file could not be written.
     """
-    results = read(tables)
+    results = read(tables, names)
     templates = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -199,28 +209,24 @@ def write_report(tables: Sequence[pa.Table], examples: Sequence[Path], out: Path
     return write_whole(out, page.encode())
 
 
-def read(tables: Sequence[pa.Table]) -> Results:
+def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Results:
     """Tables, each summarised with its own metadata, as `Results`; raises as `write_report`."""
     if not tables:
-        raise ValueError("a report needs at least one table")
+        raise ValueError("report: tables: none; give at least one evaluated run")
+    names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
     facts = [facts_of(table) for table in tables]
-    own = [{"weight": fact["consistency_weight"], "checksum": fact["checksum_weights"]} for fact in facts]
+    _refuse_unlike(names, [_shared(table, fact) for table, fact in zip(tables, facts, strict=True)])
+    own = [
+        {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"]}
+        for name, fact in zip(names, facts, strict=True)
+    ]
     images = pd.concat([table.to_pandas().assign(**add) for table, add in zip(tables, own, strict=True)])
-    for key in SHARED:
-        if any(fact[key] != facts[0][key] for fact in facts):
-            raise ValueError(f"the tables differ in {key.replace('_', ' ')}: a report compares like with like")
-    if len({frozenset(table["view"].unique().to_pylist()) for table in tables}) > 1:
-        raise ValueError("the tables differ in views: evaluate all runs with the same preset")
-    if images["bundle"].nunique() > 1:
-        raise ValueError(f"a report is of one bundle, not of {', '.join(images['bundle'].unique())}")
     summary = pd.concat([summarise(table).assign(**add) for table, add in zip(tables, own, strict=True)])
-    split = reported_split(summary)
-    if any(reported_split(table.select(["split"]).to_pandas()) != split for table in tables):
-        raise ValueError(f"some tables are not of the split '{split}': evaluate all runs on the same split")
-    constant = summary["recipe"] == CONSTANT
+    split, constant = reported_split(summary), summary["recipe"] == CONSTANT
     rows = summary[~constant]
-    if rows.duplicated([*RUN, "weight", "checksum", "split", "view"]).any():
-        raise ValueError("one run stands twice among the tables")
+    twice = rows[rows.duplicated([*RUN, "weight", "checksum", "split", "view"])]
+    if not twice.empty:
+        raise ValueError(f"{twice['name'].iloc[0]}: run: stands twice in the report; give it once")
     return Results(
         images=images.assign(method=_methods(images)),
         metrics=rows.assign(method=_methods(rows))[rows["split"] == split],
@@ -228,6 +234,26 @@ def read(tables: Sequence[pa.Table]) -> Results:
         facts=facts[0],
         split=split,
     )
+
+
+def _shared(table: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tables of one report must agree in: a report compares like with like."""
+    columns = table.select(["bundle", "split", "view"]).to_pandas()
+    return {
+        "bundle": set(columns["bundle"]),
+        **{name: facts[name] for name in SHARED},
+        "split": reported_split(columns),
+        "views": (set(columns["view"]), facts.get("parameters")),
+    }
+
+
+def _refuse_unlike(names: Sequence[str], shared: Sequence[Mapping[str, Any]]) -> None:
+    cures = {"split": "evaluate both on the same --split", "views": "evaluate both with the same --preset"}
+    for name, own in zip(names, shared, strict=True):
+        for field, value in own.items():
+            if value != shared[0][field]:
+                cure = cures.get(field, "a report compares like with like, so write two reports")
+                raise ValueError(f"{name}: {field.replace('_', ' ')}: not as in {names[0]}; {cure}")
 
 
 def finding(results: Results) -> str:
@@ -258,10 +284,11 @@ def _repeated(results: Results) -> bool:
 
 def _certainty(results: Results) -> str:
     runs = results.metrics.drop_duplicates(["method", *RUN]).groupby("method").size()
-    if runs.max() == 1:
-        return "One run of each recipe: differences of a few points may be chance. No difference is tested here."
     least, most = runs.min(), runs.max()
-    return f"Means over {least if least == most else f'{least} to {most}'} runs. No difference is tested here."
+    means = f"Means over {least if least == most else f'{least} to {most}'} runs."
+    one = "One run of each recipe: differences of a few points may be chance."
+    chosen = " Checkpoints were chosen on these very images, so other images will do worse." if results.tuned_on else ""
+    return f"{one if most == 1 else means} No difference is tested here.{chosen}"
 
 
 def _methods(rows: pd.DataFrame) -> pd.Series[str]:
@@ -373,7 +400,8 @@ def _named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
     if view["family"] == "clean":
         return "Clean images", ""
     words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
-    return words, "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
+    severity = "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
+    return words, ", ".join(filter(None, (severity, "" if pd.isna(view["parameter"]) else view["parameter"])))
 
 
 def _svg(draw: Callable[[Axes], None], title: str, size: tuple[float, float] = (4.3, 3.2)) -> Markup:
@@ -446,22 +474,35 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         example = {name: file[name][:MOST_PICTURES] if file[name].ndim else file[name] for name in file.files}
     for name in ("clean", "augmented", "adversarial"):
         if example[name].ndim != 4 or example[name].shape[1] != 1:
-            raise ValueError(f"pictures must be (n, 1, rows, columns), not {example[name].shape} ({name})")
+            shape, file = example[name].shape, f"{path.parent.name}/{path.name}"
+            raise ValueError(f"{file}: {name}: {shape}, not (n, 1, rows, columns); write the report with --no-pictures")
     return example
 
 
 def _pictures(examples: Sequence[dict[str, NDArray[Any]]], results: Results) -> dict[str, Any] | None:
-    """The picture grid: one factor and one colour scale for every difference; None without examples."""
+    """The picture grid: one factor and one colour scale for every difference; None without examples.
+
+    The scale ends at a high percentile, not at the largest difference, which is a single pixel's: beside it, all others
+    would be black.
+    """
     if not examples:
         return None
-    largest = max(float(np.abs(e["adversarial"] - e["clean"]).max(initial=0)) for e in examples)
-    factor = _round_down(1 / largest) if largest else 1.0
+    differences = np.concatenate([np.abs(e["adversarial"] - e["clean"]).ravel() for e in examples])
+    factor = _factor(differences)
     return {
         "factor": f"{factor:g}",
         "limit": f"{255 / factor:.3g}",
+        "beyond": percent(float((differences * factor > 1).mean())),
+        "largest": f"{255 * differences.max(initial=0):.3g}",
         "scale": _png(np.linspace(0, 1, 256)[None], SIGNED),
         "groups": [_group(example, factor, results) for example in examples],
     }
+
+
+def _factor(differences: NDArray[Any]) -> float:
+    """What brings most of the changed pixels within the scale: a round number; 1 where nothing changed."""
+    changed = differences[differences > 0]
+    return _round_down(1 / float(np.percentile(changed, WITHIN_SCALE))) if changed.size else 1.0
 
 
 def _group(example: dict[str, NDArray[Any]], factor: float, results: Results) -> dict[str, Any]:

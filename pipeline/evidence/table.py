@@ -63,7 +63,7 @@ def read_table(path: Path) -> pa.Table:
     """Read a table.
 
     Raises:
-        ValueError: the file is missing, damaged, or has other columns.
+        ValueError: the file is missing, damaged, has other columns, or no facts in its metadata.
     """
     try:
         table = pq.read_table(path)
@@ -73,6 +73,8 @@ def read_table(path: Path) -> pa.Table:
         raise ValueError(f"{path.name}: not a Parquet table; make it again with rtda evaluate") from error
     if table.schema.names != COLUMNS.names:
         raise ValueError(f"{path.name}: columns: not those of an evaluation table; make it again with rtda evaluate")
+    if b"rtda" not in (table.schema.metadata or {}):
+        raise ValueError(f"{path.name}: metadata: nothing of rtda in them; make it again with rtda evaluate")
     return table
 
 
