@@ -5,6 +5,8 @@ import copy
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import tempfile
 from collections import Counter
@@ -27,6 +29,7 @@ from rtda.pipeline.delivery.bundle import INSTALLED
 from rtda.transforms import facts
 from rtda.transforms.reader import named_frame
 
+ROOT = Path(__file__).parents[1]
 SHARES = {"test": 0.2, "validation": 0.1}
 
 
@@ -668,6 +671,7 @@ def data_build(tmp_path):
 
     def run(out, **options):
         shares = {"test": 0.2, "validation": 0.1, "recut_validation": False, "dicom": False, "classes": None}
+        shares |= {"pattern": None}
         facts = {"name": "mine", "licence": "", "source": "", "seed": 0, "key": None}
         named = {"csv": labels, "dataset_dir": tmp_path, "output": tmp_path / out} | shares | facts | options
         assert command.run(argparse.Namespace(**named)) == 0
@@ -790,6 +794,116 @@ def test_a_command_tells_of_a_full_disk_in_one_line(taken, tmp_path, capsys, wor
 
 
 # -- real images -----------------------------------------------------------------------------------------------------
+
+
+# The list of the chest films, by the command of data_lists/README.md
+
+
+KERMANY = ROOT / "data_lists/chest_xray_kermany.json"
+
+
+def documented(folder, out):
+    """The documented command, on a folder of that name."""
+    page = (ROOT / "data_lists/README.md").read_text()
+    (command,) = re.findall(r"```sh\nrtda (data build .*?)```", page, re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    places = {"data_lists/chest_xray_kermany.csv": str(KERMANY.with_suffix(".csv"))}
+    return [
+        {**places, "chest_xray": str(folder), "chest_xray_kermany.json": str(out)}.get(word, word) for word in words
+    ]
+
+
+@pytest.mark.parametrize("name", ["chest_xray", "images"])
+def test_whoever_has_the_archive_gets_the_list_that_is_shipped(tmp_path, name, caplog):
+    """Of names alone: neither pixels nor the name of the folder decide."""
+    listed = lists.read(KERMANY)
+    for image in (one["image"] for split in lists.SPLITS for one in listed[split]):
+        (tmp_path / name / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / image).touch()
+    (tmp_path / name / "train/.DS_Store").touch()  # as the published archive has
+    assert main(documented(tmp_path / name, tmp_path / "made.json")) == 0
+    assert (tmp_path / "made.json").read_bytes() == KERMANY.read_bytes()
+    assert caplog.messages == ["left out, not of the pattern: train/.DS_Store"]
+
+
+def test_the_list_of_the_chest_films_is_what_its_page_says():
+    listed = lists.read(KERMANY)
+    counts = {split: (len(listed[split]), len({one["patient_id"] for one in listed[split]})) for split in lists.SPLITS}
+    assert counts == {"train": (4762, 3302), "validation": (470, 367), "test": (624, 428)}
+    assert {one["image"].split("/")[0] for one in listed["test"]} == {"test"}
+    assert {one["image"].split("/")[0] for one in listed["train"] + listed["validation"]} == {"train", "val"}
+    items = [one for split in lists.SPLITS for one in listed[split]]
+    assert {one["projection"] for one in items} == {"AP"}
+    assert Counter(Counter(one["group_id"] for one in items if "group_id" in one).values()) == {2: 28, 3: 2}
+    assert all((one["label"] == 0) == ("/NORMAL/" in one["image"]) for one in items)
+
+
+@pytest.mark.data
+def test_the_list_of_the_chest_films_agrees_with_the_pack(real_data):
+    folder = real_data / "xray_kermany"
+    with (folder / "labels.csv").open() as file:
+        rows = {row["image"].removeprefix("images/"): row for row in csv.DictReader(file)}
+    listed = lists.read(KERMANY)
+    items = [one for split in lists.SPLITS for one in listed[split]]
+    assert {one["image"] for one in items} == set(rows)
+    for one in items:
+        row = rows[one["image"]]
+        assert (one["label"], one["projection"]) == (int(row["label"]), row["view"])
+        assert one["patient_id"] == lists.hashed(lists.PUBLIC, row["patient_id"])
+        assert ("group_id" in one) == bool(row["dup_group"])
+    for split in lists.SPLITS:
+        assert len(lists.load(KERMANY, folder / "images", split)) == len(listed[split])
+
+
+def test_paths_tell_label_patient_and_split_and_a_table_the_rest(tmp_path):
+    for name in (
+        "train/a/p1_1.png",
+        "train/a/p1_2.png",
+        "train/b/p2_1.png",
+        "test/a/p3_1.png",
+        "test/b/p4_1.png",
+        "x.txt",
+    ):
+        (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "films" / name).touch()
+    table = tmp_path / "more.csv"
+    table.write_text("image,projection,dup_group\n*,PA,\ntrain/a/*,,g\ntrain/a/p1_2.png,AP,\n")
+    pattern = r"(?P<split>train|test)/(?P<label>\w)/(?P<patient_id>p\d)_.*"
+    items, classes = build.from_paths(pattern, tmp_path / "films", b"k", table=table)
+    assert classes == ["a", "b"]
+    assert [(one["image"], one["label"], one["split"], one["projection"]) for one in items] == [
+        ("test/a/p3_1.png", 0, "test", "PA"),
+        ("test/b/p4_1.png", 1, "test", "PA"),
+        ("train/a/p1_1.png", 0, "train", "PA"),
+        ("train/a/p1_2.png", 0, "train", "AP"),
+        ("train/b/p2_1.png", 1, "train", "PA"),
+    ]
+    assert items[2]["patient_id"] == items[3]["patient_id"] == lists.hashed(b"k", "p1")
+    assert [one.get("group_id") for one in items] == [None, None, *[lists.hashed(b"k", "g")] * 2, None]
+    items, classes = build.from_paths(pattern, tmp_path / "films", b"k", ["B", "A"])
+    assert classes == ["B", "A"]
+    assert [one["label"] for one in items] == [1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("(", "pattern: .*; correct the regular expression"),
+        (r"(?P<label>\w)/.*", "pattern: patient_id: no group of this name"),
+        (r"(?P<label>\w)/(?P<patient_id>p)", "pattern: matches no path below films"),
+        (r"(?P<split>\w+)/(?P<label>\w+)\.(?P<patient_id>\w+)", "1.png: split: 'early' is unknown"),
+    ],
+)
+def test_a_pattern_that_does_not_serve_is_refused(tmp_path, pattern, told):
+    (tmp_path / "films/early").mkdir(parents=True)
+    (tmp_path / "films/early/1.png").touch()
+    with pytest.raises(ListError, match=told):
+        build.from_paths(pattern, tmp_path / "films", b"k")
+
+
+def test_without_csv_and_pattern_nothing_is_built(tmp_path, capsys):
+    assert main(["data", "build", "--dataset-dir", str(tmp_path), "-o", str(tmp_path / "a.json")]) == 2
+    assert "csv: missing" in capsys.readouterr().err
 
 
 @pytest.mark.data
