@@ -56,7 +56,7 @@ def test_a_share_of_zero_is_the_identity(transform, shape, seed):
 def test_an_image_in_a_batch_is_what_it_is_alone(transform, shape, seed):
     x, draw = images(shape, seed), drawn(transform, shape[0], seed)
     together = transform.apply(x, draw)
-    alone = torch.cat([transform.apply(x[i : i + 1], draw.of(i)) for i in range(len(x))])
+    alone = torch.cat([transform.apply(x[i : i + 1], draw.of(slice(i, i + 1))) for i in range(len(x))])
     assert torch.allclose(together, alone, rtol=0, atol=1e-5)
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .intensity import contrast, mix, per_image
 
 LEVELS = 255
+CACHED = 2**18  # pixels augmented at once on a CPU: their chains and what is made of them stay in its cache
 EDGE = 1e-3  # of a grey level: 17/255 in float32 must not count as below level 17
 
 
@@ -77,13 +78,12 @@ def brighten(x: Tensor, factor: Tensor) -> Tensor:
 
 def sharpen(x: Tensor, factor: Tensor) -> Tensor:
     """clip(blurred + factor · (x − blurred)) in the plane of the last two axes; below 1 it blurs. Edges stay."""
-    planes = x.flatten(1, -3)
-    kernel = x.new_ones(1, 1, 3, 3)
-    kernel[..., 1, 1] = 5
-    blurred = planes.clone()
-    inner = F.conv2d(planes.flatten(0, 1)[:, None], kernel / 13)[:, 0]
-    blurred[..., 1:-1, 1:-1] = inner.unflatten(0, planes.shape[:2])
-    return mix(blurred.reshape(x.shape), x, factor).clamp(0, 1)
+    inner = x[..., 1:-1, 1:-1]
+    beside = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    around = beside[..., :-2, :] + beside[..., 1:-1, :] + beside[..., 2:, :]
+    blurred = x.clone()
+    blurred[..., 1:-1, 1:-1] = (around + 4 * inner) / 13
+    return mix(blurred, x, factor).clamp(0, 1)
 
 
 # Geometric operations: one bilinear resampling, outside 0
@@ -212,9 +212,9 @@ class Draw:
     weights: Tensor
     share: Tensor
 
-    def of(self, image: int) -> Draw:
-        """The draw of one image, as a batch of one."""
-        return Draw(*(getattr(self, name)[image : image + 1] for name in self.__dataclass_fields__))
+    def of(self, images: slice) -> Draw:
+        """The draw of some of the images."""
+        return Draw(*(getattr(self, name)[images] for name in self.__dataclass_fields__))
 
 
 class AugMix:
@@ -280,6 +280,11 @@ class AugMix:
 
     def apply(self, x: Tensor, draw: Draw) -> Tensor:
         """Augment with a given draw: each image as it would be alone."""
+        at_once = len(x) if x.is_cuda else max(1, CACHED // x[0].numel())
+        parts = [slice(start, start + at_once) for start in range(0, len(x), at_once)]
+        return torch.cat([self._part(x[part], draw.of(part)) for part in parts])
+
+    def _part(self, x: Tensor, draw: Draw) -> Tensor:
         chains = x.repeat_interleave(self.width, 0)
         for step in range(self.depth[1]):
             operation, level, sign = (t[..., step].flatten() for t in (draw.operation, draw.level, draw.sign))
