@@ -186,10 +186,9 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 """Name -> operation, with the parameters of AugMix's code."""
 
-BASE = tuple(OPERATIONS)[:9]
-ALL = tuple(OPERATIONS)
-"""With contrast, brightness and sharpness, whose factor is 0.118 to 0.64 at severity 3: they only ever lower contrast,
-so low contrast is then a *seen* shift."""
+LISTS: Mapping[str, Sequence[str]] = {"base": tuple(OPERATIONS)[:9], "all": tuple(OPERATIONS)}
+"""AugMix's two lists. ``all`` adds contrast, brightness and sharpness, whose factor is 0.118 to 0.64 at severity 3:
+they only ever lower contrast, so low contrast is then a *seen* shift."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class AugMix:
         width: number of chains.
         depth: least and most operations of a chain.
         alpha: of the Dirichlet and Beta distributions; 1 is uniform.
-        operations: names of ``OPERATIONS``; ``BASE`` by default, ``ALL`` adds the intensity operations.
+        operations: one of ``LISTS``, or names of ``OPERATIONS``.
 
     Shapes:
         (B, C, *spatial) float32 in [0, 1] -> the same, on the same device. Draws come from torch's CPU generator, so
@@ -235,7 +234,7 @@ class AugMix:
         ValueError: a name that is no operation, or a number out of its range.
 
     Example:
-        >>> AugMix(operations=ALL)(torch.rand(2, 1, 8, 8)).shape
+        >>> AugMix(operations="all")(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
     """
 
@@ -245,8 +244,9 @@ class AugMix:
         width: int = 3,
         depth: tuple[int, int] = (1, 3),
         alpha: float = 1.0,
-        operations: Sequence[str] = BASE,
+        operations: str | Sequence[str] = "base",
     ) -> None:
+        operations = LISTS.get(operations, [operations]) if isinstance(operations, str) else operations
         unknown = [name for name in operations if name not in OPERATIONS]
         if unknown or not operations:
             raise ValueError(
