@@ -15,9 +15,10 @@ import torch
 from monai.data import MetaTensor
 from pydicom import Dataset, uid
 
-from .display import Choices, Counts, Floats, check_hounsfield, displayed, modality, padding, polarity, read_palette
+from .display import Choices, Counts, check_hounsfield, displayed, modality, padding, polarity
 from .facts import Facts, facts_of
 from .header import NotAnImage, name_of, number, of_frame, one_line, refuse, text, uid_name, values, warn, whole
+from .luts import Floats, read_palette
 from .stored import COLOUR, GREY, Stored, check_image, read_header
 from .stored import read_stored as read_stored
 

@@ -25,9 +25,10 @@ from pydicom import Dataset
 from pydicom.misc import is_dicom
 
 from . import dicom
-from .display import Choices, Floats
+from .display import Choices
 from .facts import NO_FACTS, Facts
 from .header import DicomError, one_line, refuse, whole
+from .luts import Floats
 from .stored import check_image, check_kind, looks_like_dicom, read_header, stored_of
 
 MAX_PIXELS = Choices.max_pixels
