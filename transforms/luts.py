@@ -46,10 +46,20 @@ def read_lut(header: Dataset, field: str, item: int, *, signed: bool) -> Lut:
         item: from 0.
         signed: whether inputs may be negative; then the first mapped value is a signed 16-bit number.
 
+    Returns:
+        Entries 0 … 2ⁿ − 1 of n bits: modality units, HU in CT, of a Modality LUT; of a VOI LUT without unit.
+
     Raises:
         DicomError: there is no such item, or descriptor and data disagree.
 
     Source: PS3.3 C.11.1.1, C.11.2.1.1.
+
+    Example:
+        >>> header, item = Dataset(), Dataset()
+        >>> item.LUTDescriptor, item.LUTData = [2, 100, 8], [7, 255]
+        >>> header.VOILUTSequence = [item]
+        >>> read_lut(header, "VOILUTSequence", 0, signed=False)
+        Lut(entries=array([  7., 255.]), first=100, bits=8)
     """
     items = values(header, field)
     if item >= len(items):
@@ -85,6 +95,7 @@ def read_palette(header: Dataset, *, signed: bool) -> list[Lut]:
 
 
 def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
+    """Table of this name in a header or an item of it. PS3.3 C.11.1.1, C.11.2.1.1, C.7.6.3.1.5 and .6."""
     count, first, bits = _descriptor(header, holder, name, signed=signed)
     data: Any = values(holder, f"{name}Data")
     if len(data) == 1 and isinstance(data[0], bytes):
@@ -101,7 +112,7 @@ def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
 
 
 def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> tuple[int, int, int]:
-    """Count of entries, first mapped value, bits of an entry."""
+    """Count of entries, first mapped value, bits of an entry. PS3.3 C.11.1.1.1, C.7.6.3.1.5."""
     field = f"{name}Descriptor"
     try:
         count, first, bits = (int(one) for one in values(holder, field))
@@ -114,7 +125,10 @@ def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) ->
 
 
 def _words(header: Dataset, data: bytes, count: int, bits: int) -> npt.NDArray[np.integer[Any]]:
-    """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte."""
+    """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte.
+
+    Source: PS3.5 section 6.2 (VR OW) and 7.3; PS3.3 C.7.6.3.1.6.
+    """
     little = getattr(header, "original_encoding", (None, True))[1] is not False
     words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
     pairs = bits <= 8 and len(words) == (count + 1) // 2
