@@ -441,7 +441,7 @@ def test_a_stream_in_a_larger_container_than_its_decoder_fills(worker, tmp_path)
         ("PhotometricInterpretation", "YBR_PARTIAL_420", "'YBR_PARTIAL_420' is not read"),
         ("PresentationLUTShape", PATIENT, "film.dcm: PresentationLUTShape: its value is not IDENTITY or INVERSE"),
         ("VOILUTFunction", PATIENT, "film.dcm: VOILUTFunction: its value is not one of LINEAR"),
-        ("RescaleType", PATIENT, "film.dcm: RescaleType: values in its value"),
+        ("RescaleType", PATIENT, "film.dcm: RescaleType: values in a unit of another name"),
     ],
 )
 def test_a_message_quotes_codes_and_nothing_else(tmp_path, field, value, message):
