@@ -151,10 +151,13 @@ def test_no_identity_reaches_the_output(rtda, mixed):
         header.save_as(mixed / "k.dcm")
         del header.PresentationLUTShape
         header.save_as(mixed / "l.dcm")
+        header.Modality = "GEHEIM ANNA"  # written as a code is
+        header.save_as(mixed / "m.dcm")
     _, files, _ = rtda("files", "-o", "sheet.png", "--markdown", "table.md")
     assert "l.dcm  no modality, DICOM" in files[11]
+    assert "m.dcm  no modality, DICOM" in files[12]
     told = rtda.out + rtda.err + Path("table.md").read_text()
-    for secret in ("zebra", "quagga", "z4711", "20200131", "q99", str(mixed.parent).lower()):
+    for secret in ("zebra", "quagga", "geheim", "anna", "z4711", "20200131", "q99", str(mixed.parent).lower()):
         assert secret not in told.lower()
 
 
@@ -185,6 +188,46 @@ def test_what_differs_between_frames_is_said_to(rtda, tmp_path, write_film):
     assert "2 frames (#frame=0..1): no rescale; window differs by frame; as stored (MONOCHROME2); warning: " in line
     assert line.count("warning: ") == 1
     assert summary[3] == "window: differs by frame 1"
+
+
+def test_a_long_loop_is_read_frame_by_frame_as_in_training(rtda, tmp_path, write_film):
+    loop = write_film(tmp_path / "loop", np.stack([RAMP + k for k in range(9)]), Modality="XA")
+    status, (line,), _ = rtda(loop, "--choose", "max_pixels=200")  # as a volume it would be nine times too large
+    assert (status, "10 × 20, 9 frames (#frame=0..8)" in line) == (0, True)
+    assert rtda(loop, "--choose", "max_pixels=199")[0] == 1
+
+
+def test_a_damaged_frame_is_told_by_its_number(rtda, tmp_path, write_film):
+    write_film(tmp_path / "loop", np.stack([RAMP, RAMP * 0, RAMP, RAMP * 0]), Modality="XA")
+    status, (line,), summary = rtda("loop", "-o", "sheet.png")
+    cure = "all have one value; the image is empty, leave it out"
+    assert line == f"1  loop  refused: pixels: {cure} (#frame=1; 2 of 4 frames refused)"
+    assert (status, summary[4]) == (1, "refused for: pixels 1")
+
+
+def test_a_frame_can_be_given_by_its_name(rtda, tmp_path, write_film):
+    write_film(tmp_path / "loop", np.stack([RAMP, RAMP * 0]), Modality="US")
+    status, lines, _ = rtda("loop#frame=0", "loop#frame=1")
+    assert lines[0].startswith("1  loop#frame=0  US, DICOM, 10 × 20: ")
+    assert lines[0].endswith("; warning: SequenceOfUltrasoundRegions: no region of 2-D tissue; the whole image is "
+                             "used, with its text and borders")  # fmt: skip
+    assert lines[1].startswith("2  loop#frame=1  refused: pixels: ")
+    assert status == 1
+
+
+def test_a_volume_is_no_film_and_no_fault(rtda, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), tmp_path / "brain.nii")
+    status, lines, summary = rtda("brain.nii", "-o", "sheet.png")
+    cure = "(4, 5, 6) is not one film; give one slice, or read the volume with VolumeReader"
+    assert lines == [f"1  brain.nii  volume: {cure}"]
+    assert (status, summary[0]) == (0, "0 read, 1 volumes, 0 not images, 0 refused")
+
+
+def test_what_the_command_wrote_into_the_folder_is_no_image_of_it(rtda, mixed):
+    for _ in range(2):
+        _, files, _ = rtda("files", "-o", "files/sheet.png", "--markdown", "files/zz/table.md")
+        assert files == LINES
+    assert rtda("files/sheet.png")[2][0] == "1 read, 0 not images, 0 refused"
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -300,7 +343,7 @@ def test_one_image_at_a_time_is_held(rtda, mixed, monkeypatch):
 
     monkeypatch.setattr(FilmReader, "get_data", watched)
     assert rtda("files", "-o", "sheet.png")[0] == 1
-    assert len(alive) == 10
+    assert len(alive) == 12  # of ten files, one of three frames
 
 
 # -- choices ----------------------------------------------------------------------------------------------------------
@@ -384,6 +427,11 @@ def test_a_chosen_intensity_is_said_to_be_chosen(rtda, tmp_path, write_film, ran
 )
 def test_a_choice_that_does_not_exist_is_a_usage_error(refused, mixed, word, told):
     refused(["files", "--choose", word], told)
+
+
+def test_the_help_says_what_may_be_given(capsys):
+    assert main(["data", "check", "--help"]) == 0
+    assert re.search(r"FILES\|FOLDER +films, and folders of films", capsys.readouterr().out)
 
 
 def test_other_usage_errors(refused, mixed, bundle):

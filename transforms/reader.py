@@ -156,7 +156,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         if whole(header, "NumberOfFrames", 1) == 1:
             self._kept = None  # nobody reads it again
         elif frame is None:
-            cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
+            cure = f"several frames; give each by its name, from {path.name}#frame=0 on (in Python all: frame='all')"
             raise refuse(header, "NumberOfFrames", cure)
         alone = frame if isinstance(frame, int) else None
         stored = stored_of(header, alone, self.choices.max_pixels)
