@@ -288,10 +288,13 @@ def test_a_file_warns_again_when_its_frames_are_asked_for_again(tmp_path, write_
 @pytest.mark.parametrize(("kind", "readings"), [(CacheDataset, 1), (Dataset, 2)])
 def test_two_epochs_warn_once_a_reading(tmp_path, write_film, kind, readings):
     items = [{"image": str(write_film(tmp_path / "film", FILM, BurnedInAnnotation="YES"))}]
-    with pytest.warns(UserWarning, match="^film: BurnedInAnnotation") as caught:
+
+    def two_epochs():
         data = kind(items, LoadImaged(keys="image", reader=FilmReader(), image_only=True))
-        for _ in range(2):
-            _ = [item["image"] for item in data]
+        return [[item["image"] for item in data] for _ in range(2)]
+
+    with pytest.warns(UserWarning, match="^film: BurnedInAnnotation") as caught:
+        two_epochs()
     assert sum(str(one.message).startswith("film: ") for one in caught) == readings
 
 
