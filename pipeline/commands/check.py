@@ -127,9 +127,7 @@ def checked(file: Path, roots: Iterable[Path], reader: FilmReader, draw: bool) -
         except (DicomError, ImageError) as error:
             return _unread(name, str(error).removeprefix(prefix)), None
     if faults:
-        first, reason = next(iter(faults.items()))
-        which = f"#frame={first}; {len(faults)} of {len(frames)} frames refused"
-        return Row(name, REFUSED, REFUSED, f"{reason.removeprefix(prefix)} ({which})"), None
+        return Row(name, REFUSED, REFUSED, _reason(faults, len(frames)).removeprefix(prefix)), None
     said = [text.removeprefix(prefix) for one in told if (text := str(one.message)).startswith(prefix)]
     row = _row(name, facts, list(frames), dict.fromkeys(said))  # what is said of each frame, once
     return row, None if row.burned_in else picture
@@ -140,6 +138,13 @@ def _unread(name: str, reason: str) -> Row:
     if VolumeReader.__name__ in reason:
         return Row(name, VOLUME, VOLUME, reason.partition(": ")[2])
     return Row(name, REFUSED, REFUSED, reason)
+
+
+def _reason(faults: Mapping[int, str], frames: int) -> str:
+    """Why the first of the refused frames is, and which it is, unless all are for the same reason."""
+    first, reason = next(iter(faults.items()))
+    alike = len(faults) == frames and set(faults.values()) == {reason}
+    return reason if alike else f"{reason} (#frame={first}; {len(faults)} of {frames} frames refused)"
 
 
 def _looked_at(
