@@ -16,7 +16,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 import yaml
+from monai.bundle import ConfigParser
 from PIL import Image
 from pydicom.data import get_testdata_file
 from rtda.pipeline.cli import main
@@ -26,6 +28,7 @@ from rtda.pipeline.sheet import ACROSS, DOWN, LINE, MARGIN, MOST, PLACE, SIDE, e
 from rtda.transforms.display import Choices
 from rtda.transforms.facts import NO_FACTS
 from rtda.transforms.reader import FilmReader
+from rtda.transforms.stored import MAX_FRAMES, MAX_INFLATED
 
 RAMP = np.arange(200, dtype=np.uint8).reshape(10, 20)  # twice as wide as high
 SECRETS = {"PatientName": "Zebra^Quagga", "PatientID": "Z4711", "StudyDate": "20200131", "AccessionNumber": "Q99"}
@@ -464,6 +467,27 @@ def test_the_page_states_how_many_files_a_sheet_holds_and_the_command_of_its_fig
     assert f"]({command[1].removeprefix('docs/')})" in PAGE
 
 
+def test_the_python_of_the_page_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "dicom.md", "exec"), made := {})
+    film, same, volume = made["film"], made["same"], made["volume"]
+    assert (film.shape, volume.shape) == ((1, 128, 128), (1, 5, 16, 16))
+    assert torch.equal(film.as_tensor(), same.as_tensor())
+    assert film.meta["film_window"] == same.meta["window"] == "40/400 HU of the bundle"
+    assert volume.affine.shape == (4, 4)
+
+
+def test_every_choice_written_on_the_page_can_be_made():
+    blocks = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
+    made = [ConfigParser(block).get_parsed_content("choices") for block in blocks]
+    assert made == [Choices(hu_window=[40, 400]), Choices(voi="intensity", intensity={"range": [0, 1500]})]
+
+
+def test_the_page_states_the_limits():
+    assert f"more than {MAX_FRAMES:,} frames" in PAGE
+    assert f"beyond {MAX_INFLATED // 2**20} MiB" in PAGE
+
+
 def test_the_figure_shows_what_it_says(tmp_path):
     figure = runpy.run_path(str(ROOT / "docs/figures/dicom_polarity.py"))
     verdicts = [axes.get_xlabel() for axes in figure["drawn"](tmp_path).axes]
@@ -488,6 +512,8 @@ def test_the_120_real_files_are_told_as_the_manifest_expects(rtda, real_data):
     status, files, summary = rtda(
         folder / "files", "-o", "sheet.png", "--markdown", "table.md", "--choose", "hu_window=[40,400]"
     )
+    (sample,) = re.findall(r"^```\n((?: *\d+  .*\n)+)```", PAGE, re.MULTILINE)
+    assert set(sample.splitlines()) < set(files)
     outcome = {}
     for line in files:
         name, told = re.fullmatch(r" *\d+  (\S+)  (.*)", line).groups()
