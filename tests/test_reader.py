@@ -13,7 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, LoadImaged
 from PIL import Image, PngImagePlugin
 from rtda.transforms import reader, stored
@@ -156,7 +156,8 @@ def test_a_frame_is_an_item_of_a_list(loop):
 def test_several_frames_need_a_name(loop, monkeypatch):
     path, _ = loop
     monkeypatch.setattr(stored, "pixel_array", None)  # refused before any of them is decoded
-    with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: several .*loop\.dcm#frame=0, .*frame='all'"):
+    cure = r"give each by its name, from loop\.dcm#frame=0 on \(in Python all: frame='all'\)$"  # a command first
+    with pytest.raises(DicomError, match=rf"^loop\.dcm: NumberOfFrames: several frames; {cure}"):
         read(path)
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: 4, so there is no frame 4; they count from 0"):
         read(f"{path}#frame=4")
@@ -282,6 +283,19 @@ def test_a_file_warns_again_when_its_frames_are_asked_for_again(tmp_path, write_
         first = one.frames(path)[0]
         with pytest.warns(UserWarning, match="^loop: BurnedInAnnotation"):
             one.get_data(one.read(first))
+
+
+@pytest.mark.parametrize(("kind", "readings"), [(CacheDataset, 1), (Dataset, 2)])
+def test_two_epochs_warn_once_a_reading(tmp_path, write_film, kind, readings):
+    items = [{"image": str(write_film(tmp_path / "film", FILM, BurnedInAnnotation="YES"))}]
+
+    def two_epochs():
+        data = kind(items, LoadImaged(keys="image", reader=FilmReader(), image_only=True))
+        return [[item["image"] for item in data] for _ in range(2)]
+
+    with pytest.warns(UserWarning, match="^film: BurnedInAnnotation") as caught:
+        two_epochs()
+    assert sum(str(one.message).startswith("film: ") for one in caught) == readings
 
 
 def test_a_single_image_of_any_format_has_frame_0_alone(films):

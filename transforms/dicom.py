@@ -67,7 +67,7 @@ def to_tensor(
     frame: int | None = None,
     hashed: Callable[[str], str] | None = None,
 ) -> MetaTensor:
-    """Stored values through modality transform, VOI, polarity and padding, in this order; then crop and mirror.
+    """Stored values through crop, modality transform, VOI, polarity, padding and mirroring, in this order.
 
     Args:
         stored: as :func:`read_stored` gave it.

@@ -43,6 +43,10 @@ class ForeignFile(ImageError):  # noqa: N818 - what it is, not what went wrong
     """A file of none of the formats that are read."""
 
 
+class VolumeFile(ImageError):  # noqa: N818
+    """A volume, which ``volume.VolumeReader`` reads, where a film is wanted."""
+
+
 class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
     """MONAI reader of single films: (rows, columns) float32 in [0, 1], whatever the format.
 
@@ -155,7 +159,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         if whole(header, "NumberOfFrames", 1) == 1:
             self._kept = None  # nobody reads it again
         elif frame is None:
-            cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
+            cure = f"several frames; give each by its name, from {path.name}#frame=0 on (in Python all: frame='all')"
             raise refuse(header, "NumberOfFrames", cure)
         alone = frame if isinstance(frame, int) else None
         stored = stored_of(header, alone, self.choices.max_pixels)
@@ -286,7 +290,8 @@ def _nifti(path: Path, max_pixels: int) -> Floats:
     image = kind.from_bytes(data)
     shape = image.shape
     if len(shape) < 2 or any(size != 1 for size in shape[2:]):
-        raise _refuse(path, "dim", f"{shape} is not one film; give one slice, or read the volume with VolumeReader")
+        cure = f"{shape} is not one film; give one slice, or read the volume with VolumeReader"
+        raise VolumeFile(one_line(path, "dim", cure))
     if shape[0] * shape[1] > max_pixels:
         raise _refuse(path, "dim", f"{shape} is over {max_pixels} pixels; make it smaller")
     values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)
