@@ -203,7 +203,7 @@ def test_a_long_loop_is_read_frame_by_frame_as_in_training(rtda, tmp_path, write
 def test_a_damaged_frame_is_told_by_its_number(rtda, tmp_path, write_film):
     write_film(tmp_path / "loop", np.stack([RAMP, RAMP * 0, RAMP, RAMP * 0]), Modality="XA")
     status, (line,), summary = rtda("loop", "-o", "sheet.png")
-    cure = "all have one value; the image is empty, leave it out"
+    cure = "all have one value; the image is empty or outside its window, leave it out"
     assert line == f"1  loop  refused: pixels: {cure} (#frame=1; 2 of 4 frames refused)"
     assert (status, summary[4]) == (1, "refused for: pixels 1")
     write_film(tmp_path / "none", np.stack([RAMP, RAMP]), Modality="NM")
