@@ -11,11 +11,15 @@ import resource
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 MEMORY = 2 * 2**30  # bytes; torch and MONAI take 1.2 GB of it before the first file
 OPEN = {"hu_window": (40, 400), "intensity": {"range": (0, 1000)}, "polarity": "shape"}
 OPEN |= {"allow_for_processing": True, "allow_rescale_type": True}  # so that most files come as far as their picture
+NEIGHBOUR = "neighbour.dcm"
 
 
 def answer(path: str, way: str) -> dict[str, str]:
@@ -57,7 +61,27 @@ def film(path: str) -> Any:
     return reader.get_data(reader.read(f"{path}#frame=0"))[0]
 
 
-WAYS = {"volume": volume, "film": film}
+def facts(path: str) -> Any:
+    """The facts of every frame, from the header alone, as for a data list: each of its type."""
+    from rtda.transforms.dicom import read_facts
+    from rtda.transforms.facts import NO_FACTS
+
+    stated = read_facts(path, hashed=lambda plain: "hash")
+    kinds = {key: type(fact) for key, fact in NO_FACTS.items()}
+    assert all({key: type(fact) for key, fact in one.items()} == kinds for one in stated)
+    return np.ones(len(stated))
+
+
+def series(path: str) -> Any:
+    """The file as a slice of a volume, beside the sound slice ``neighbour.dcm`` of its folder."""
+    from rtda.transforms.display import Choices
+    from rtda.transforms.volume import VolumeReader
+
+    reader = VolumeReader(Choices(**OPEN))
+    return reader.get_data(reader.read([path, Path(path).with_name(NEIGHBOUR)]))[0]
+
+
+WAYS = {"volume": volume, "film": film, "facts": facts, "series": series}
 
 
 def causes(error: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -260,3 +262,29 @@ def test_files_are_found_once_and_hidden_ones_not(tmp_path):
         grey.save(tmp_path / name)
     assert [path.name for path in found([str(tmp_path / "a.png"), str(tmp_path)])] == ["a.png", "c.png"]
     assert [path.name for path in found([str(tmp_path / ".hidden.png")])] == [".hidden.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused_not_passed_over(tmp_path, monkeypatch):
+    for name in ("films", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a.png").touch()
+    scandir, closed = os.scandir, ["films"]
+
+    def denied(path):
+        if Path(path).name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ValueError, match=r"^films: folder: Permission denied; make it readable"):
+        found([str(tmp_path)])
+    closed[:] = [".hidden"]
+    assert found([str(tmp_path)]) == [tmp_path / "a.png"]
+
+
+def test_what_is_written_into_a_folder_is_not_read_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "out.csv"):
+        (tmp_path / name).touch()
+    assert found([str(tmp_path)], written=["out.csv", None]) == [tmp_path / "a.png"]
+    assert found(["out.csv"], written=["out.csv"]) == [Path("out.csv")]  # given by name

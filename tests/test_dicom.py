@@ -85,8 +85,8 @@ def test_files_without_preamble_or_suffix_and_rle_files_are_read(tmp_path, write
         ({"BitsAllocated": 12, "BitsStored": 12}, "BitsAllocated: 12 is not read"),
         ({"BitsAllocated": 64}, "BitsAllocated: 64 is not read"),
         ({"PixelRepresentation": 2}, "PixelRepresentation: is neither 0 nor 1"),
-        ({"Rows": 4000}, "PixelData: 24 bytes, but 4000 x 4 x 1 pixels take 32000"),
-        ({"Rows": 2}, "PixelData: 24 bytes, but 2 x 4 x 1 pixels take 16"),
+        ({"Rows": 4000}, "PixelData: 24 bytes, but 4000 x 4 x 1 pixels take 32000; the file is cut"),
+        ({"Rows": 2}, "PixelData: 24 bytes, but 2 x 4 x 1 pixels take 16; more than that, correct the header"),
         ({"Rows": 65535, "Columns": 65535}, "Rows: 65535 x 65535 x 1 pixels are none or too many"),
         ({"Rows": 0}, "Rows: 0 x 4 x 1 pixels are none"),
         ({"Rows": None}, "Rows: missing"),
@@ -220,6 +220,9 @@ def test_real_world_values_and_presentation_states_are_not_applied(film_header, 
 def test_files_that_are_no_image_are_told_from_damaged_ones(tmp_path, write_film):
     with pytest.raises(DicomError, match=r"^none\.dcm: file: cannot be opened \(FileNotFoundError\)"):
         read_stored(tmp_path / "none.dcm")
+    (tmp_path / "nothing").touch()
+    with pytest.raises(DicomError, match=r"^nothing: file: empty; get a new copy"):
+        read_stored(tmp_path / "nothing")
     (tmp_path / "text").write_text("Dear colleague, " * 99)
     with pytest.raises(DicomError, match=r"^text: file: not DICOM"):
         read_stored(tmp_path / "text")
@@ -240,10 +243,34 @@ def test_files_that_are_no_image_are_told_from_damaged_ones(tmp_path, write_film
         assert caught.type is error
 
 
-@pytest.mark.parametrize("kind", [uid.SegmentationStorage, uid.RTDoseStorage])
-def test_labels_and_doses_are_no_pictures(film_header, kind):
-    with pytest.raises(NotAnImage, match=r"^dataset: SOPClassUID: labels or doses, no image: (Seg|RT Dose)"):
-        film([[0, 1]], film_header(SOPClassUID=kind))
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"SOPClassUID": uid.SegmentationStorage}, "SOPClassUID: .*: Segmentation Storage"),
+        ({"SOPClassUID": uid.RTDoseStorage}, "SOPClassUID: .*: RT Dose Storage"),
+        ({"SOPClassUID": uid.ParametricMapStorage, "Modality": "MR"}, "SOPClassUID: .*: Parametric Map Storage"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.7"}, "SOPClassUID: .*: Label Map Segmentation Storage"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.8"}, "SOPClassUID: .*: Height Map Segmentation Storage"),
+        ({"SOPClassUID": "1.2.3", "Modality": "SEG"}, "Modality: .*: SEG"),
+        ({"SOPClassUID": None, "Modality": "RTDOSE"}, "Modality: .*: RTDOSE"),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "PALETTE COLOR"])
+def test_labels_doses_and_measures_are_no_pictures(film_header, fields, what, photometric):
+    """However much they look like one: label maps have a palette, parametric maps a window."""
+    shown = palette(range(256)) | {"WindowCenter": 1, "WindowWidth": 2, "PhotometricInterpretation": photometric}
+    with pytest.raises(NotAnImage, match=f"^dataset: {what}$"):
+        film([[0, 1]], film_header(**shown | fields))
+
+
+def test_a_parametric_map_of_floats_is_no_picture_either(tmp_path, write_film):
+    fields = pydicom.dcmread(write_film(tmp_path / "film", np.zeros((2, 2), np.uint8)))
+    del fields.PixelData
+    fields.FloatPixelData = b"\0" * 16
+    fields.SOPClassUID = fields.file_meta.MediaStorageSOPClassUID = uid.ParametricMapStorage
+    fields.save_as(tmp_path / "map")
+    with pytest.raises(NotAnImage, match=r"^map: PixelData: no pixel data, no image: Parametric Map Storage"):
+        read_stored(tmp_path / "map")
 
 
 def test_floating_point_pixels_are_refused(tmp_path, write_film):
@@ -270,6 +297,15 @@ def test_for_processing_is_refused_unless_allowed(film_header):
         film([[0, 255]], fields)
     assert film([[0, 255]], fields, Choices(allow_for_processing=True)).tolist() == [[0, 1]]
     assert film([[0, 255]], film_header(PresentationIntentType="FOR PRESENTATION")).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("intent", [None, "FOR PRESENTATION"])
+def test_for_processing_may_be_said_by_the_sop_class_alone(film_header, intent):
+    kind = uid.DigitalMammographyXRayImageStorageForProcessing
+    fields = film_header(SOPClassUID=kind, Modality="MG", PresentationIntentType=intent)
+    with pytest.raises(DicomError, match=r"^dataset: SOPClassUID: FOR PROCESSING is not meant to be looked at"):
+        film([[0, 255]], fields)
+    assert film([[0, 255]], fields, Choices(allow_for_processing=True)).tolist() == [[0, 1]]
 
 
 # -- decoders --------------------------------------------------------------------------------------------------------
@@ -317,6 +353,13 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path, write_film, monke
             monkeypatch.undo()
         with pytest.raises(DicomError, match=f"^coded: TransferSyntaxUID: {match}"):
             read_stored(tmp_path / "coded")
+
+
+def test_jpeg_extended_of_12_bits_lacks_a_decoder_and_nothing_else():
+    """A sound file, which no new copy of it would mend."""
+    path = pydicom.data.get_testdata_file("JPEG-lossy.dcm")
+    with pytest.raises(DicomError, match=r": TransferSyntaxUID: JPEG Extended of 12 bits has no free decoder; convert"):
+        read_stored(path)
 
 
 @pytest.mark.parametrize("error", [struct.error, TypeError, NotImplementedError, MemoryError])
@@ -538,6 +581,7 @@ def test_damaged_regions_are_refused_by_the_name_of_the_file(tmp_path, write_fil
     for item, match in [
         (region(20, 1, 30, 3), "SequenceOfUltrasoundRegions: lies outside the image"),
         (region(5, 1, 2, 3), "SequenceOfUltrasoundRegions: lies outside the image"),
+        (region(5, 1, 5, 3), "SequenceOfUltrasoundRegions: .* or is a single line of it"),
         (broken, "RegionLocationMinX0: missing or not a finite number"),
     ]:
         fields = {"Modality": "US", "SequenceOfUltrasoundRegions": [item]}
@@ -641,6 +685,31 @@ def test_per_frame_groups_go_before_shared_ones_and_these_before_the_root(tmp_pa
     assert [f["window"] for f in facts] == ["20/2 LINEAR_EXACT", *["100/2 LINEAR_EXACT"] * 2]
     assert [f["rescale"] for f in facts] == ["2 x + 0", "2 x + 0", "10 x + 0"]
     assert [f["pixel_spacing"] for f in facts] == [(0.5, 0.5), (0.25, 0.125), (0.5, 0.5)]
+
+
+@pytest.mark.parametrize("where", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_a_macro_replaces_what_the_root_says_as_a_whole(film_header, make_lut, where):
+    """Else a LUT of the root would go before the window or the rescale of the frame."""
+    of_root = {"VOILUTSequence": [make_lut([255, 0])], "VOILUTFunction": "SIGMOID"}
+    of_root |= {"ModalityLUTSequence": [make_lut([255, 0])]}
+    item = group(
+        FrameVOILUTSequence={"WindowCenter": 20, "WindowWidth": 3},
+        PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": 0},
+    )
+    image = tensor([[9, 10, 11]], film_header(**of_root, **{where: [item]}), frame=0)
+    assert (image.meta["rescale"], image.meta["window"]) == ("2 x + 0", "20/3 LINEAR")
+    assert image.as_tensor()[0, 0].tolist() == [0, 0.75, 1]
+    window_of_root = film_header(
+        **window(3), **{where: [group(FrameVOILUTSequence={"VOILUTSequence": [make_lut([0, 255])]})]}
+    )
+    assert tensor([[0, 1]], window_of_root, Choices(), frame=0).meta["window"] == "LUT 0 of 2 entries"
+    with pytest.raises(DicomError, match=r"^dataset: WindowCenter: missing"):
+        film([[0, 1]], window_of_root, Choices(window_item=0), frame=0)
+
+
+def test_an_empty_macro_says_nothing(film_header):
+    header = film_header(**window(100), SharedFunctionalGroupsSequence=[group(FrameVOILUTSequence={})])
+    assert tensor([[99, 100]], header, frame=0).meta["window"] == "100/2 LINEAR_EXACT"
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)

@@ -77,14 +77,50 @@ def test_a_damaged_padding_value_is_refused(film_header):
         film(ALL_8_BIT, header)
 
 
-@pytest.mark.parametrize("ends", [(65536 + 9, None), (-32769, None), (9, 65536 + 9)])
-def test_padding_beyond_16_bits_is_refused(film_header, ends):
-    """Cut to 16 bits it would be 9, which is a pixel of the image."""
-    header = film_header()
+@pytest.mark.parametrize("end", [200, 65536 - 56, -56])
+def test_padding_of_signed_pixels_of_8_bits(film_header, end):
+    """As the pixel's 8 bits or as the 16 of the element, unsigned or signed."""
+    header = film_header(PixelRepresentation=1, WindowCenter=0, WindowWidth=256)
+    header.add_new("PixelPaddingValue", "SS" if end < 0 else "US", end)
+    assert (film([[-57, -56, -55]], header)[0] == 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("bits", "end", "pixel"), [(8, -56, 200), (16, -2000, 63536)])
+def test_signed_padding_of_unsigned_pixels(film_header, bits, end, pixel):
+    header = film_header(BitsStored=bits)
+    header.add_new("PixelPaddingValue", "SS", end)
+    assert (film([[pixel - 1, pixel, pixel + 1]], header)[0] == 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({}, (65536 + 9, None)),  # cut to 16 bits it would be 9, which is a pixel of the image
+        ({}, (-32769, None)),
+        ({}, (9, 65536 + 9)),
+        ({}, (300, None)),
+        ({"BitsStored": 12}, (4096, None)),
+        ({"BitsStored": 12, "PixelRepresentation": 1}, (-3000, None)),
+        ({"BitsStored": 12, "PixelRepresentation": 1}, (65536 - 3000, -2000)),
+        ({"PixelRepresentation": 1}, (300, None)),
+    ],
+)
+def test_padding_outside_the_declared_values_is_refused(film_header, fields, ends):
+    header = film_header(**fields, WindowCenter=0, WindowWidth=100)
     for field, end in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), ends, strict=True):
         header.add_new(field, "SL", end)
-    with pytest.raises(DicomError, match=r"^dataset: PixelPaddingValue: or its limit is no stored value of 16 bits"):
+    with pytest.raises(
+        DicomError, match=r"^dataset: PixelPaddingValue: or its limit lies outside the declared -?\d+\.\."
+    ):
         film([[9, 10]], header)
+
+
+def test_padding_that_decoding_would_make_white_is_refused(tmp_path, write_film):
+    """-3000 in 12 bits is decoded as 1096, so the background would be a part of the image."""
+    pixels = np.array([[-3000, 0, 7]], np.int16)
+    path = write_film(tmp_path / "film", pixels, BitsStored=12, PixelRepresentation=1, PixelPaddingValue=-3000)
+    with pytest.raises(DicomError, match=r"^film: PixelPaddingValue: .* outside the declared -2048\.\.2047"):
+        film(*read_stored(path))
 
 
 # -- modality: C.11.1 ------------------------------------------------------------------------------------------------
@@ -179,7 +215,7 @@ def test_ct_goes_through_the_named_hu_window_alone(film_header, make_lut, kind):
 
 
 def test_ct_without_a_named_window_is_refused(film_header):
-    with pytest.raises(DicomError, match=r"^dataset: Modality: CT needs a bundle with a window in HU \(hu_window\)"):
+    with pytest.raises(DicomError, match=r"^dataset: Modality: CT needs hu_window among the bundle's choices"):
         film(ALL_12_BIT, film_header(**CT, WindowCenter=40, WindowWidth=400))
 
 
@@ -187,6 +223,7 @@ def test_ct_without_a_named_window_is_refused(film_header):
     ("fields", "what"),
     [
         ({"RescaleType": "US"}, "values in 'US'"),
+        ({"RescaleType": "hu"}, "values in a unit of another name"),
         ({"RescaleType": "HU", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
         ({"FrameType": ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]}, "localizer"),
     ],
@@ -198,6 +235,23 @@ def test_ct_not_known_to_be_in_hu_is_refused_unless_allowed(film_header, fields,
         film([[1064]], header, SOFT)
     allowed = Choices(hu_window=(40, 400), allow_rescale_type=True)
     assert film([[1064]], header, allowed).tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("kind", ["HU", "US", None])
+def test_the_unit_of_ct_is_that_of_the_modality_lut_where_it_is_applied(film_header, make_lut, kind):
+    """Not that of a rescale beside it; and a LUT has to say its unit."""
+    lut = make_lut([0, 40], first=0, bits=16)
+    lut.ModalityLUTType = kind
+    header = film_header(**CT | {"RescaleSlope": None, "RescaleIntercept": None, "RescaleType": "HU"})
+    header.ModalityLUTSequence = [lut]
+    if kind == "HU":
+        assert film([[1]], header, SOFT).tolist() == [[0.5]]
+        return
+    with pytest.raises(
+        DicomError, match=r"^dataset: ModalityLUTType: values in ('US'|a unit of another name), not known"
+    ):
+        film([[1]], header, SOFT)
+    assert film([[1]], header, Choices(hu_window=(40, 400), allow_rescale_type=True)).tolist() == [[0.5]]
 
 
 # -- VOI LUT: C.11.2.1.1 ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 from rtda.transforms.dicom import read_stored, to_tensor
-from rtda.transforms.facts import COPIED, IDENTIFIERS, MEASURED, NO_FACTS, VIEWS, facts_of
+from rtda.transforms.facts import ALLOWED, COPIED, IDENTIFIERS, MEASURED, NO_FACTS, VIEWS, facts_of
 
 
 def absent(count):
@@ -163,6 +163,57 @@ def test_ages_are_decades_up_to_90(age, group):
     assert facts_of(header)["age_group"] == group
 
 
+CODED = {fact: fields for fact, fields in COPIED.items() if fact != "manufacturer"}
+CODED |= {"projection": ("ViewPosition",), "patient_orientation": ("PatientOrientation",)}
+
+
+@pytest.mark.parametrize("fact", CODED)
+@pytest.mark.parametrize("misplaced", ["Geheim^Anna", "anna", "ANNA MARIA GEHEIM", "19500101-4711"])
+def test_misplaced_text_is_no_fact(fact, misplaced):
+    """A name in a field of terms stays in the file."""
+    header = pydicom.Dataset()
+    for field in CODED[fact]:
+        header.add_new(field, "LO", misplaced)
+    assert facts_of(header)[fact] == ""
+
+
+@pytest.mark.parametrize("fact", ["modality", "laterality", "sex", "burned_in", "lossy", "photometric", "sop_class"])
+def test_a_code_that_is_no_term_of_a_closed_set_is_no_fact(fact):
+    header = pydicom.Dataset()
+    for field in CODED[fact]:
+        header.add_new(field, "LO", "ANNA")
+    assert facts_of(header)[fact] == ""
+
+
+@pytest.mark.parametrize(
+    ("fact", "terms"),
+    [
+        ("modality", ["CR", "DX", "MG", "IO", "RF", "XA", "US", "ES", "XC", "OT", "CT", "MR", "PT", "NM", "SM", "SR"]),
+        ("sex", ["M", "F", "O"]),
+        ("laterality", ["L", "R", "B", "U"]),
+        ("burned_in", ["YES", "NO"]),
+        ("lossy", ["00", "01"]),
+        ("presentation_intent", ["FOR PRESENTATION", "FOR PROCESSING"]),
+        ("photometric", ["MONOCHROME1", "PALETTE COLOR", "RGB", "YBR_FULL_422", "YBR_RCT"]),
+        ("body_part", ["CHEST", "CHEST WALL", "C_SPINE"]),
+        ("manufacturer", ["ACME Imaging (Köln)"]),  # free text
+    ],
+)
+def test_terms_pass_as_they_stand(fact, terms):
+    header = pydicom.Dataset()
+    for term in terms:
+        setattr(header, COPIED[fact][0], term)
+        assert facts_of(header)[fact] == term
+
+
+def test_a_misplaced_value_does_not_hide_the_next_field():
+    header = pydicom.Dataset()
+    header.add_new("ImageLaterality", "LO", "Anna")
+    header.Laterality = "L"
+    assert facts_of(header)["laterality"] == "L"
+
+
 def test_every_fact_of_the_list_has_its_fields():
+    assert ALLOWED.keys() <= NO_FACTS.keys()
     fields = [field for names in COPIED.values() for field in names] + list(IDENTIFIERS.values())
     assert all(pydicom.datadict.tag_for_keyword(field) for field in fields)

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, LoadImaged
 from PIL import Image, PngImagePlugin
 from rtda.transforms import reader, stored
@@ -156,7 +156,8 @@ def test_a_frame_is_an_item_of_a_list(loop):
 def test_several_frames_need_a_name(loop, monkeypatch):
     path, _ = loop
     monkeypatch.setattr(stored, "pixel_array", None)  # refused before any of them is decoded
-    with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: several .*loop\.dcm#frame=0, .*frame='all'"):
+    cure = r"give each by its name, from loop\.dcm#frame=0 on \(in Python all: frame='all'\)$"  # a command first
+    with pytest.raises(DicomError, match=rf"^loop\.dcm: NumberOfFrames: several frames; {cure}"):
         read(path)
     with pytest.raises(DicomError, match=r"^loop\.dcm: NumberOfFrames: 4, so there is no frame 4; they count from 0"):
         read(f"{path}#frame=4")
@@ -203,7 +204,7 @@ def test_frames_are_counted_without_decoding(films, loop, monkeypatch):
         ({}, 9, "PixelData: 131 bytes, but 5 x 7 x 4 pixels take 140"),
         ({"NumberOfFrames": 0}, 0, "NumberOfFrames: 0 is less than one"),
         ({"PresentationIntentType": "FOR PROCESSING"}, 0, "PresentationIntentType: FOR PROCESSING is not meant"),
-        ({"SOPClassUID": pydicom.uid.SegmentationStorage}, 0, "SOPClassUID: labels or doses, no image"),
+        ({"SOPClassUID": pydicom.uid.SegmentationStorage}, 0, "SOPClassUID: labels, doses or measures, no image"),
         ({"HighBit": 6}, 0, "HighBit: 6 is not BitsStored - 1"),
         ({"PixelData": None}, 0, "PixelData: no pixel data in this Digital X-Ray"),
     ],
@@ -282,6 +283,19 @@ def test_a_file_warns_again_when_its_frames_are_asked_for_again(tmp_path, write_
         first = one.frames(path)[0]
         with pytest.warns(UserWarning, match="^loop: BurnedInAnnotation"):
             one.get_data(one.read(first))
+
+
+@pytest.mark.parametrize(("kind", "readings"), [(CacheDataset, 1), (Dataset, 2)])
+def test_two_epochs_warn_once_a_reading(tmp_path, write_film, kind, readings):
+    items = [{"image": str(write_film(tmp_path / "film", FILM, BurnedInAnnotation="YES"))}]
+
+    def two_epochs():
+        data = kind(items, LoadImaged(keys="image", reader=FilmReader(), image_only=True))
+        return [[item["image"] for item in data] for _ in range(2)]
+
+    with pytest.warns(UserWarning, match="^film: BurnedInAnnotation") as caught:
+        two_epochs()
+    assert sum(str(one.message).startswith("film: ") for one in caught) == readings
 
 
 def test_a_single_image_of_any_format_has_frame_0_alone(films):
@@ -425,13 +439,13 @@ def _deep_colour(path):
         (_two_frames, "frames: more than one"),
         (lambda p: Image.new("L", (4, 4), 7).save(p, format="PNG"), "pixels: all have one value"),
         (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"?" * 99), "file: not readable"),
-        (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0"), "file: not readable"),
+        (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0"), "file: not readable .*; check that it is whole"),
         (lambda p: p.write_bytes(gzip.compress(b"text")), "format: gzip, but not of a NIfTI"),
         (lambda p: p.write_bytes(gzip.compress(b"text" * 999)[:-9]), "file: not readable|pixels: not decodable"),
         (lambda p: p.write_text("text"), "format: neither a DICOM image"),
-        (lambda p: p.write_bytes(b""), "format: neither a DICOM image"),
-        (lambda p: p.mkdir(), "file: not readable .IsADirectoryError"),
-        (lambda p: None, "file: not readable .FileNotFoundError"),
+        (lambda p: p.write_bytes(b""), "file: empty; get a new copy"),
+        (lambda p: p.mkdir(), "file: not readable .IsADirectoryError.; check its path and permissions"),
+        (lambda p: None, "file: not readable .FileNotFoundError.; check its path and permissions"),
     ],
 )
 def test_other_images_are_refused_in_one_line(tmp_path, save, match):
@@ -442,14 +456,27 @@ def test_other_images_are_refused_in_one_line(tmp_path, save, match):
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_oversized_images_are_refused_before_decoding(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_PIXELS", 34)
+def test_oversized_images_are_refused_before_decoding(tmp_path, write_film):
+    """One limit, that of the bundle's choices, in every format."""
     Image.fromarray(FILM).save(tmp_path / "film.png")
+    Image.fromarray(FILM).save(tmp_path / "film.jpg")
     save_sitk(tmp_path / "film.nii", FILM)
-    with pytest.raises(ImageError, match=r"^film\.png: size: 5 x 7 is over 34 pixels"):
-        read(tmp_path / "film.png")
-    with pytest.raises(ImageError, match=r"^film\.nii: dim: \(7, 5\) is over 34 pixels"):
-        read(tmp_path / "film.nii")
+    write_film(tmp_path / "film.dcm", FILM)
+    for name, match in [
+        ("film.png", "size: 5 x 7 is over 34 pixels"),
+        ("film.jpg", "size: 5 x 7 is over 34 pixels"),
+        ("film.nii", r"dim: \(7, 5\) is over 34 pixels"),
+        ("film.dcm", "Rows: 5 x 7 x 1 pixels are none or too many; at most 34"),
+    ]:
+        with pytest.raises((DicomError, ImageError), match=f"^{name}: {match}"):
+            read(tmp_path / name, choices=Choices(max_pixels=34))
+        assert read(tmp_path / name, choices=Choices(max_pixels=35)).shape == (5, 7)
+
+
+def test_a_window_beside_the_image_is_told_from_an_empty_image(tmp_path, write_film):
+    path = write_film(tmp_path / "film", FILM, WindowCenter=-999, WindowWidth=2)
+    with pytest.raises(ImageError, match=r"^film: pixels: all have one value; .* or outside its window"):
+        read(path)
 
 
 # -- within MONAI --

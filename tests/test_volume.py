@@ -248,7 +248,7 @@ def test_padding_has_no_units_and_is_black(write_series):
 
 def test_ct_without_a_window_is_refused_and_has_units_all_the_same(write_series):
     folder = write_series()
-    with pytest.raises(DicomError, match="Modality: CT needs a bundle with a window in HU"):
+    with pytest.raises(DicomError, match="Modality: CT needs hu_window among the bundle's choices"):
         read_volume(folder)
     assert read_units(folder)[0].min() >= -1024
 
@@ -605,7 +605,7 @@ def test_nifti_that_is_no_volume_is_refused_in_one_line(tmp_path, image, choices
         (lambda data: gzip.compress(data)[:-20], "file: not readable|pixels: not decodable"),
         (lambda data: gzip.compress(b"text"), "format: gzip, but not of a NIfTI"),
         (lambda data: b"text", "file: not DICOM"),
-        (lambda data: b"", "file: not DICOM"),
+        (lambda data: b"", "file: empty"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, damage, match):

@@ -15,9 +15,10 @@ import torch
 from monai.data import MetaTensor
 from pydicom import Dataset, uid
 
-from .display import Choices, Counts, Floats, check_hounsfield, displayed, modality, padding, polarity, read_palette
+from .display import Choices, Counts, check_hounsfield, displayed, modality, padding, polarity
 from .facts import Facts, facts_of
 from .header import NotAnImage, name_of, number, of_frame, one_line, refuse, text, uid_name, values, warn, whole
+from .luts import Floats, read_palette
 from .stored import COLOUR, GREY, Stored, check_image, read_header
 from .stored import read_stored as read_stored
 
@@ -25,8 +26,14 @@ Image = npt.NDArray[np.float32]
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Y of R, G and B (PS3.3 C.7.6.3.1.2)."""
-NO_PICTURES = (uid.SegmentationStorage, uid.RTDoseStorage, uid.SurfaceSegmentationStorage)
-"""SOP classes whose pixels are labels or doses."""
+NO_PICTURES = {
+    "SOPClassUID": (
+        *(uid.SegmentationStorage, uid.SurfaceSegmentationStorage, uid.RTDoseStorage, uid.ParametricMapStorage),
+        *("1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.66.8"),  # Label Map and Height Map Segmentation
+    ),
+    "Modality": ("SEG", "RTDOSE"),
+}
+"""Field -> values whose pixels are labels, doses or measures (PS3.3 A.51, A.18 and A.75)."""
 BLOCK = 64  # rows at a time, so that nothing of the image's size is made beside the result
 
 
@@ -60,7 +67,7 @@ def to_tensor(
     frame: int | None = None,
     hashed: Callable[[str], str] | None = None,
 ) -> MetaTensor:
-    """Stored values through modality transform, VOI, polarity and padding, in this order; then crop and mirror.
+    """Stored values through crop, modality transform, VOI, polarity, padding and mirroring, in this order.
 
     Args:
         stored: as :func:`read_stored` gave it.
@@ -180,7 +187,7 @@ def _grey(stored: Stored, header: Dataset, choices: Choices) -> tuple[Image, Fac
 
 
 def _luma(stored: Stored, header: Dataset) -> tuple[Image, Facts]:
-    """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only."""
+    """Y = 0.299 R + 0.587 G + 0.114 B in float; windows, polarity and padding are for grey images only. C.7.6.3.1.2."""
     if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
         levels = _levels(stored, header)
         luts = read_palette(header, signed=levels[0] < 0)
@@ -248,7 +255,8 @@ def _region(header: Dataset, choices: Choices, shape: tuple[int, ...]) -> tuple[
     (left, top), (right, bottom) = boxes[:, :2].min(0).clip(0), boxes[:, 2:].max(0)
     right, bottom = min(right, shape[1] - 1), min(bottom, shape[0] - 1)
     if left >= right or top >= bottom:
-        raise refuse(header, "SequenceOfUltrasoundRegions", "lies outside the image; correct the header")
+        cure = "lies outside the image or is a single line of it; correct the header"
+        raise refuse(header, "SequenceOfUltrasoundRegions", cure)
     return slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1)
 
 
@@ -264,14 +272,25 @@ def _mirrors(header: Dataset, choices: Choices) -> bool:
 
 
 def check_policy(header: Dataset, choices: Choices) -> None:
-    """What can be decoded but must not be shown as if it were understood."""
-    if text(header, "SOPClassUID") in NO_PICTURES:
-        name = uid_name(text(header, "SOPClassUID"))
-        raise NotAnImage(one_line(name_of(header), "SOPClassUID", f"labels or doses, no image: {name}"))
+    """What can be decoded but must not be shown as if it were understood.
+
+    Raises:
+        NotAnImage: labels, doses or measures.
+        DicomError: grey pixels of neither 8 nor 16 bits; FOR PROCESSING, if only by the SOP class, unless allowed.
+
+    Source: PS3.3 C.7.6.3 (bits), C.8.11.1.1.1 (intent); PS3.4 B.5 (SOP classes).
+    """
+    for field, kinds in NO_PICTURES.items():
+        if (kind := text(header, field)) in kinds:
+            cure = f"labels, doses or measures, no image: {uid_name(kind) or kind}"
+            raise NotAnImage(one_line(name_of(header), field, cure))
     if text(header, "PhotometricInterpretation") not in COLOUR and whole(header, "BitsAllocated") not in (8, 16):
         raise refuse(header, "BitsAllocated", "grey and palette images of 8 or 16 bits are read; convert it")
-    if text(header, "PresentationIntentType") == "FOR PROCESSING" and not choices.allow_for_processing:
-        cure = (
-            "FOR PROCESSING is not meant to be looked at; give the FOR PRESENTATION image or set allow_for_processing"
-        )
-        raise refuse(header, "PresentationIntentType", cure)
+    intents = {
+        "PresentationIntentType": text(header, "PresentationIntentType"),
+        "SOPClassUID": uid_name(text(header, "SOPClassUID")).upper(),
+    }
+    for field, intent in intents.items():
+        if intent.endswith("FOR PROCESSING") and not choices.allow_for_processing:
+            cure = "is not meant to be looked at; give the FOR PRESENTATION image or set allow_for_processing"
+            raise refuse(header, field, f"FOR PROCESSING {cure}")

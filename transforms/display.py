@@ -19,11 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]  # not in its __all__
 
-from .header import number, quoted, refuse, text, value, values, warn, whole
+from .header import TERMS, number, quoted, refuse, text, value, values, warn, whole
+from .luts import Floats, read_lut
 
-Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.intp]
 
@@ -152,133 +151,54 @@ WINDOWS: Mapping[str, Callable[[Floats, float, float], Floats]] = {
 }
 
 
-# Lookup tables
-
-
-@dataclass(frozen=True)
-class Lut:
-    """One item of a Modality or VOI LUT Sequence: entries, the first mapped input, and bits of an entry."""
-
-    entries: Floats
-    first: int
-    bits: int
-
-    def __call__(self, x: Floats) -> Floats:
-        """Entries of inputs; inputs below the first mapped one take the first entry, above the last the last one.
-
-        Example:
-            >>> Lut(np.array([0.0, 10.0, 20.0]), first=5, bits=8)(np.array([0.0, 6.0, 99.0]))
-            array([ 0., 10., 20.])
-        """
-        taken: Floats = self.entries[np.clip(np.rint(x) - self.first, 0, len(self.entries) - 1).astype(np.int64)]
-        return taken
-
-
-def read_lut(header: Dataset, field: str, item: int, *, signed: bool) -> Lut:
-    """One item of a LUT sequence.
-
-    Args:
-        header: of the image.
-        field: ``"ModalityLUTSequence"`` or ``"VOILUTSequence"``.
-        item: from 0.
-        signed: whether inputs may be negative; then the first mapped value is a signed 16-bit number.
-
-    Raises:
-        DicomError: there is no such item, or descriptor and data disagree.
-
-    Source: PS3.3 C.11.1.1, C.11.2.1.1.
-    """
-    items = values(header, field)
-    if item >= len(items):
-        raise refuse(header, field, f"has {len(items)} items, not item {item}; name another one")
-    return _lut(header, items[item], "LUT", signed=signed)
-
-
-def read_palette(header: Dataset, *, signed: bool) -> list[Lut]:
-    """The tables of red, green and blue of a PALETTE COLOR image.
-
-    Args:
-        header: of the image.
-        signed: whether stored values may be negative.
-
-    Raises:
-        DicomError: there are none, or a descriptor and its data disagree.
-
-    Source: PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6; C.7.9.2 (segmented tables).
-    """
-    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-    if value(header, f"Segmented{names[0]}Data") is None:
-        return [_lut(header, header, name, signed=signed) for name in names]
-    count, first, bits = _descriptor(header, header, names[0], signed=signed)
-    try:
-        if bits == 8 and count > 256:
-            raise ValueError("pydicom would take the wrong entries beyond 256")
-        inputs = np.arange(count) + values(header, f"{names[0]}Descriptor")[1]
-        entries = apply_color_lut(inputs, header).astype(np.float64)
-    except Exception as error:  # pydicom raises nearly anything on damaged tables
-        cure = f"segments that are not read ({type(error).__name__}); write the table without segments"
-        raise refuse(header, f"Segmented{names[0]}Data", cure) from error
-    return [Lut(entries[:, colour], first, bits) for colour in range(3)]
-
-
-def _lut(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> Lut:
-    count, first, bits = _descriptor(header, holder, name, signed=signed)
-    data: Any = values(holder, f"{name}Data")
-    if len(data) == 1 and isinstance(data[0], bytes):
-        data = _words(header, data[0], count, bits)
-    if len(data) != count:
-        raise refuse(header, f"{name}Data", f"has {len(data)} entries, the descriptor says {count}; correct the header")
-    try:
-        entries = np.array(data, np.float64) % 65536  # US read as SS would be negative
-    except (TypeError, ValueError):
-        raise refuse(header, f"{name}Data", "is not of numbers; correct the header") from None
-    if not (entries <= 2**bits - 1).all():
-        raise refuse(header, f"{name}Data", f"exceeds its {bits} bits; correct the header")
-    return Lut(entries, first, bits)
-
-
-def _descriptor(header: Dataset, holder: Dataset, name: str, *, signed: bool) -> tuple[int, int, int]:
-    """Count of entries, first mapped value, bits of an entry."""
-    field = f"{name}Descriptor"
-    try:
-        count, first, bits = (int(one) for one in values(holder, field))
-    except (TypeError, ValueError, OverflowError):
-        raise refuse(header, field, "is not three whole numbers; correct the header") from None
-    if not 1 <= bits <= 16:
-        raise refuse(header, field, f"states entries of {bits} bits; only 1 to 16 exist, correct the header")
-    count = count % 65536 or 65536  # 0 means 65,536; some writers say it as a signed number
-    return count, (first + 32768) % 65536 - 32768 if signed else first % 65536, bits
-
-
-def _words(header: Dataset, data: bytes, count: int, bits: int) -> npt.NDArray[np.integer[Any]]:
-    """Entries of an OW: words in the file's byte order; 8-bit ones may lie in pairs, the first in the low byte."""
-    little = getattr(header, "original_encoding", (None, True))[1] is not False
-    words = np.frombuffer(data + b"\0" * (len(data) % 2), "<u2" if little else ">u2")
-    pairs = bits <= 8 and len(words) == (count + 1) // 2
-    return words.astype("<u2").view(np.uint8)[:count] if pairs else words
-
-
 # The steps, in order
 
 
 def padding(stored: Floats, header: Dataset) -> Mask:
-    """Stored values that fill up the rectangle, both ends inclusive and in either order (PS3.3 C.7.5.1.1.2)."""
+    """Stored values that fill up the rectangle, both ends inclusive and in either order. PS3.3 C.7.5.1.1.2.
+
+    Args:
+        stored: values in ascending order, the first and the last those that the header declares as its ends.
+        header: of the frame.
+
+    Returns:
+        Of each value whether it is padding.
+
+    Raises:
+        DicomError: an end of the padding lies outside the declared values, so that decoding has made it another.
+
+    Example:
+        >>> header = Dataset()
+        >>> header.PixelPaddingValue, header.BitsAllocated, header.PixelRepresentation = 65535, 16, 1
+        >>> padding(np.array([-2048.0, -1.0, 0.0, 2047.0]), header)
+        array([False,  True, False, False])
+    """
     if value(header, "PixelPaddingValue") is None:
         return np.zeros(stored.shape, bool)
     one = whole(header, "PixelPaddingValue")
-    other = whole(header, "PixelPaddingRangeLimit", one)
-    if not -(2**15) <= min(one, other) <= max(one, other) < 2**16:
-        raise refuse(header, "PixelPaddingValue", "or its limit is no stored value of 16 bits; correct the header")
-    # The element may say US where the pixels are signed: a real file says 63536 and holds −2000.
-    kind = np.int16 if number(header, "PixelRepresentation") else np.uint16
-    low, high = np.sort(np.array([one, other]).astype(kind))
+    low, high = sorted(_as_stored(end, header) for end in (one, whole(header, "PixelPaddingRangeLimit", one)))
+    if low < stored[0] or high > stored[-1]:
+        cure = f"or its limit lies outside the declared {stored[0]:g}..{stored[-1]:g}; correct the header"
+        raise refuse(header, "PixelPaddingValue", cure)
     mask: Mask = (stored >= low) & (stored <= high)
     return mask
 
 
+def _as_stored(end: int, header: Dataset) -> int:
+    """A padding value as a pixel holds it. It may say US of signed pixels: a real file says 63536 and holds −2000."""
+    signed = number(header, "PixelRepresentation")
+    for bits in (whole(header, "BitsAllocated"), 16):  # as the pixel's bits, or extended to the element's
+        half = 1 << (bits - 1)
+        if signed and half <= end < 2 * half:
+            return end - 2 * half
+        if not signed and -half <= end < 0:
+            return end + 2 * half
+    return end
+
+
 @dataclass(frozen=True)
 class Modality:
-    """Values in modality units, the extremes that the header declares for them, and how they were made."""
+    """Values in modality units, the extremes that the header declares for them, and how they were made. C.11.1."""
 
     x: Floats
     low: float
@@ -293,8 +213,18 @@ def modality(stored: Floats, header: Dataset) -> Modality:
         stored: values in ascending order, the first and the last those that the header declares as its ends.
         header: of the frame.
 
+    Returns:
+        In modality units, HU in CT: finite, of any range.
+
     Raises:
         DicomError: the transform makes all values one, or is not finite.
+
+    Example:
+        >>> header = Dataset()
+        >>> header.RescaleSlope, header.RescaleIntercept = 1, -1024
+        >>> units = modality(np.array([0.0, 1064.0, 4095.0]), header)
+        >>> units.x, units.name
+        (array([-1024.,    40.,  3071.]), '1 x + -1024')
     """
     relationship = text(header, "PixelIntensityRelationship")
     if text(header, "Modality") in ("XA", "RF") and relationship in ("LOG", "DISP"):
@@ -327,8 +257,19 @@ def displayed(units: Modality, header: Dataset, choices: Choices, counts: Callab
         choices: of the bundle.
         counts: how often the image holds each of these values, outside padding; called for percentiles only.
 
+    Returns:
+        In [0, 1], before polarity; and the LUT, window or range, in modality units, and whose it was, for the metadata.
+
     Raises:
         DicomError: nothing says how to display these values.
+
+    Source: PS3.3 C.11.2 (VOI LUT Module).
+
+    Example:
+        >>> header, units = Dataset(), Modality(np.array([0.0, 51.0, 255.0]), 0, 255, "identity")
+        >>> header.Modality, header.PixelRepresentation = "DX", 0
+        >>> displayed(units, header, Choices(), counts=lambda: np.ones(3, int))
+        (array([0. , 0.2, 1. ]), 'declared 0..255')
     """
     if text(header, "Modality") == "CT":
         return _hounsfield(units.x, header, choices)
@@ -345,25 +286,35 @@ def displayed(units: Modality, header: Dataset, choices: Choices, counts: Callab
 
 
 def check_hounsfield(header: Dataset, choices: Choices) -> None:
-    """Refuse CT whose values are not known to be in HU (PS3.3 C.11.1.1.2), unless the bundle allows it."""
+    """Refuse CT whose values are not known to be in HU (PS3.3 C.11.1.1.2), unless the bundle allows it.
+
+    A rescale of no stated type is in HU (C.8.2.1); a Modality LUT, which is applied first, must state it.
+    """
+    if choices.allow_rescale_type:
+        return
     kinds = {str(one) for field in ("ImageType", "FrameType") for one in values(header, field)}
-    unit = text(header, "RescaleType")
-    if not choices.allow_rescale_type and (unit not in ("", "HU") or "LOCALIZER" in kinds):
-        what = "localizer" if "LOCALIZER" in kinds else f"values in {quoted(unit)}"
-        raise refuse(
-            header, "RescaleType", f"{what}, not known to be HU; give a slice in HU, or set allow_rescale_type"
-        )
+    luts, field = values(header, "ModalityLUTSequence"), "RescaleType"
+    unit = text(header, field) or "HU"
+    if luts:
+        field = "ModalityLUTType"
+        unit = text(luts[0], field)
+    if unit != "HU" or "LOCALIZER" in kinds:
+        stated = repr(unit) if unit in TERMS else "a unit of another name"
+        what = "localizer" if "LOCALIZER" in kinds else f"values in {stated}"
+        raise refuse(header, field, f"{what}, not known to be HU; give a slice in HU, or set allow_rescale_type")
 
 
 def _hounsfield(x: Floats, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+    """By the bundle's window, LINEAR_EXACT (C.11.2.1.3.2): x in HU -> [0, 1], and that window."""
     check_hounsfield(header, choices)
     if choices.hu_window is None:
-        raise refuse(header, "Modality", "CT needs a bundle with a window in HU (hu_window); give a film")
+        raise refuse(header, "Modality", "CT needs hu_window among the bundle's choices; set it, or give a film")
     centre, width = choices.hu_window
     return linear_exact(x, centre, width), f"{centre:g}/{width:g} HU of the bundle"
 
 
 def _by_lut(units: Modality, header: Dataset, choices: Choices) -> tuple[Floats, str]:
+    """By an item of the VOI LUT Sequence: modality units -> [0, 1], and which. PS3.3 C.11.2.1.1."""
     item = choices.lut_item or 0
     lut = read_lut(header, "VOILUTSequence", item, signed=units.low < 0)
     full, largest = 2**lut.bits - 1, lut.entries.max()
@@ -378,6 +329,7 @@ def _by_lut(units: Modality, header: Dataset, choices: Choices) -> tuple[Floats,
 
 
 def _by_window(x: Floats, header: Dataset, item: int) -> tuple[Floats, str]:
+    """By a window of the header: modality units -> [0, 1], and which. PS3.3 C.11.2.1.2, C.11.2.1.3."""
     for field in ("WindowCenter", "WindowWidth"):
         if item and item >= len(values(header, field)):
             raise refuse(header, field, f"has no item {item}; name another window_item")
@@ -394,6 +346,7 @@ def _by_window(x: Floats, header: Dataset, item: int) -> tuple[Floats, str]:
 def _by_intensity(
     x: Floats, header: Dataset, intensity: Mapping[str, tuple[float, float]], counts: Callable[[], Counts]
 ) -> tuple[Floats, str]:
+    """By the range or percentiles of the bundle: modality units -> [0, 1], and which. No section: ours."""
     ((name, (low, high)),) = intensity.items()
     what = f"{name} {low:g}..{high:g} of the bundle"
     if name == "percentiles":
@@ -406,7 +359,8 @@ def _by_intensity(
 def percentiles(x: Floats, counts: Counts, percents: tuple[float, float]) -> Floats:
     """Percentiles of values that occur so often, linear between two of them; all are one where nothing occurs.
 
-    As ``np.percentile`` of the values one by one, for which a film would need several times its own memory.
+    In units of x. As ``np.percentile`` of the values one by one, for which a film would need several times its own
+    memory; no section of the standard knows percentiles.
 
     Example:
         >>> percentiles(np.array([30.0, 10.0, 20.0]), np.array([0, 3, 2]), (0, 75))
@@ -421,7 +375,10 @@ def percentiles(x: Floats, counts: Counts, percents: tuple[float, float]) -> Flo
 
 
 def _declared(units: Modality, header: Dataset) -> tuple[Floats, str]:
-    """(x − lo)/(hi − lo) over the declared range: never the image's own extremes, on which ε would depend."""
+    """(x − lo)/(hi − lo) over the declared range: never the image's own extremes, on which ε would depend.
+
+    Modality units -> [0, 1], and the range. PS3.3 C.7.6.3 (BitsStored), C.11.1; as a display range: ours.
+    """
     if number(header, "PixelRepresentation") or text(header, "Modality") not in DISPLAY_RANGE:
         cure = "missing, and the declared range of signed data or of this modality is no display range; set intensity"
         raise refuse(header, "WindowCenter", cure)

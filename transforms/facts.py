@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from pydicom import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from .header import numbers, text, value, values
@@ -27,7 +28,26 @@ COPIED = {
     "lossy": ("LossyImageCompression",),
     "pixel_spacing_calibration": ("PixelSpacingCalibrationType",),
 }
-"""Fact -> fields, of which the first that is present is copied as it stands."""
+"""Fact -> fields, of which the first that is present and allowed is copied as it stands."""
+
+CODE_STRING = "[A-Z0-9_ ]{1,16}"
+"""PS3.5 section 6.2, VR CS: what else stands in such a field could, misplaced, be a name."""
+
+ALLOWED = {
+    "modality": "|".join(concept.value for concept in codes.CID33.concepts.values()),
+    "sop_class": r"1\.2\.840\.10008\.[0-9.]{1,50}",
+    "photometric": "MONOCHROME[12]|PALETTE COLOR|RGB|YBR_(FULL|FULL_422|ICT|RCT)",
+    "presentation_intent": "FOR (PRESENTATION|PROCESSING)",
+    "laterality": "[RLUB]",
+    "manufacturer": ".*",
+    "sex": "[MFO]",
+    "burned_in": "YES|NO",
+    "lossy": "00|01",
+    "pixel_spacing_calibration": "GEOMETRY|FIDUCIAL",
+    "patient_orientation": r"[AFHLPR]{1,3}(\\[AFHLPR]{1,3})?",
+}
+"""Fact -> what it may be, a Code String if it is not named here: the terms of PS3.16 CID 33, PS3.6 annex A, and of the
+field in PS3.3. ``manufacturer`` is free text (VR LO): whatever a writer put there leaves the reader."""
 
 MEASURED = {"pixel_spacing": 2, "imager_spacing": 2, "image_position": 3, "image_orientation": 6}
 """Fact -> count of numbers, all mm or direction cosines; NaN where absent. Of projections (CR, DX, MG, IO, XA),
@@ -60,11 +80,13 @@ VIEWS = {
 
 
 def facts_of(header: Dataset, hashed: Callable[[str], str] | None = None) -> Facts:
-    """The facts of one frame, but for what the pipeline decides.
+    """The facts of one frame, but for what the pipeline decides; empty where a field holds what it may not.
 
     Args:
         header: of the frame.
         hashed: how identifiers are hashed, with a key of the caller's; None states none.
+
+    Source: PS3.3 C.7.3.1.1.1 (Modality), C.7.6.1.1.1 (orientation), C.7.6.2 and 10.7.1.3 (position, spacing).
 
     Example:
         >>> header = Dataset()
@@ -75,9 +97,10 @@ def facts_of(header: Dataset, hashed: Callable[[str], str] | None = None) -> Fac
     """
     facts: Facts = dict(NO_FACTS)
     for fact, fields in COPIED.items():
-        facts[fact] = next(filter(None, (text(header, field) for field in fields)), "")
+        facts[fact] = next(filter(None, (_allowed(fact, text(header, field)) for field in fields)), "")
     facts["projection"] = projection(header)
-    facts["patient_orientation"] = "\\".join(str(one) for one in values(header, "PatientOrientation"))
+    orientation = "\\".join(str(one) for one in values(header, "PatientOrientation"))
+    facts["patient_orientation"] = _allowed("patient_orientation", orientation)
     facts["age_group"] = age_group(text(header, "PatientAge"))
     fields = ("PixelSpacing", "ImagerPixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
     for (fact, count), field in zip(MEASURED.items(), fields, strict=True):
@@ -88,8 +111,14 @@ def facts_of(header: Dataset, hashed: Callable[[str], str] | None = None) -> Fac
     return facts
 
 
+def _allowed(fact: str, word: str) -> str:
+    return word if re.fullmatch(ALLOWED.get(fact, CODE_STRING), word) else ""
+
+
 def projection(header: Dataset) -> str:
     """View of a projection: View Position, else the View Code Sequence as a View Position term; empty if neither.
+
+    Source: PS3.3 C.8.11.7.1.1; PS3.16 CID 4010 and 4014.
 
     Example:
         >>> header, view = Dataset(), Dataset()
@@ -98,7 +127,7 @@ def projection(header: Dataset) -> str:
         >>> projection(header)
         'CC'
     """
-    flat = text(header, "ViewPosition")
+    flat = _allowed("projection", text(header, "ViewPosition"))
     item = value(header, "ViewCodeSequence")
     if flat or not isinstance(item, Dataset):
         return flat

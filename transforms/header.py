@@ -22,6 +22,11 @@ FRAME_MACROS = (
     *("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "XAXRFFrameCharacteristicsSequence"),
 )
 """Functional group macros whose fields mean what the field of that name means in the root (PS3.3 C.7.6.16.2)."""
+REPLACED = {
+    "PixelValueTransformationSequence": ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
+"""Macro -> the fields that it replaces as a whole: half a transform of the root beside half of the frame's is none."""
 
 
 class DicomError(ValueError):
@@ -90,8 +95,15 @@ def uid_name(word: str) -> str:
         >>> uid_name("1.2.840.10008.5.1.4.1.1.2"), uid_name("1.2.3"), uid_name("Anna^Smith")
         ('CT Image Storage', '', '')
     """
-    name = uid.UID(word, config.IGNORE).name
+    name = _NEWER.get(word, uid.UID(word, config.IGNORE).name)
     return name if name != word else ""
+
+
+_NEWER = {
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
+}
+"""Names that pydicom 3.0 does not know (PS3.6 annex A)."""
 
 
 _QUIET = threading.RLock()
@@ -199,7 +211,7 @@ def numbers(header: Dataset, field: str, count: int) -> tuple[float, ...]:
 
 
 def of_frame(header: Dataset, frame: int) -> Dataset:
-    """The header as it holds for one frame: per-frame functional groups, then shared ones, then the root.
+    """The header as it holds for one frame: per-frame functional groups, then shared ones, then the root; by macro.
 
     Args:
         header: of the file.
@@ -222,7 +234,9 @@ def of_frame(header: Dataset, frame: int) -> Dataset:
     flat = Dataset({tag: element for tag, element in header.items() if tag not in _HEAVY})
     for group in [*shared[:1], *each[frame : frame + 1]]:
         for macro in FRAME_MACROS:
-            for fields in values(group, macro)[:1]:
+            for fields in filter(len, values(group, macro)[:1]):
+                for field in REPLACED.get(macro, ()):
+                    flat.pop(field, None)
                 flat.update(fields)
     flat.filename = getattr(header, "filename", None)  # type: ignore[attr-defined]
     flat.told = _told(header)  # type: ignore[attr-defined]

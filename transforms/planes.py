@@ -17,8 +17,9 @@ from monai.utils import ensure_tuple
 from pydicom import Dataset
 
 from .dicom import check_policy
-from .display import Choices, Floats
+from .display import Choices
 from .header import DicomError, NotAnImage, numbers, of_frame, one_line, refuse, text, values, whole
+from .luts import Floats
 from .stored import Stored, check_kind, looks_like_dicom, read_header, read_stored
 
 Source = Path | str | Sequence[Path | str]

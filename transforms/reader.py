@@ -25,13 +25,12 @@ from pydicom import Dataset
 from pydicom.misc import is_dicom
 
 from . import dicom
-from .display import Choices, Floats
+from .display import Choices
 from .facts import NO_FACTS, Facts
 from .header import DicomError, one_line, refuse, whole
+from .luts import Floats
 from .stored import check_image, check_kind, looks_like_dicom, read_header, stored_of
 
-MAX_PIXELS = Choices.max_pixels
-MAX_BYTES = 8 * MAX_PIXELS + 2**20  # the largest film in float64, and its header
 LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B: PS3.3 C.7.6.3.1.2
 GREY_OR_RGB = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 
@@ -42,6 +41,10 @@ class ImageError(ValueError):
 
 class ForeignFile(ImageError):  # noqa: N818 - what it is, not what went wrong
     """A file of none of the formats that are read."""
+
+
+class VolumeFile(ImageError):  # noqa: N818
+    """A volume, which ``volume.VolumeReader`` reads, where a film is wanted."""
 
 
 class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
@@ -146,7 +149,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         elif frame not in (None, 0, "all"):
             raise _refuse(path, "frames", f"one, so there is no frame {frame}; they count from 0")
         else:
-            image = _nifti(path) if form == "NIfTI" else _raster(path)
+            image = (_nifti if form == "NIfTI" else _raster)(path, self.choices.max_pixels)
             facts = dict(NO_FACTS) | {"rows": image.shape[0], "columns": image.shape[1]}
         check_pixels(image, path)
         return image.astype(np.float32, copy=False), facts | {"format": form}
@@ -156,7 +159,7 @@ class FilmReader(ImageReader):  # type: ignore[misc]  # monai has no types
         if whole(header, "NumberOfFrames", 1) == 1:
             self._kept = None  # nobody reads it again
         elif frame is None:
-            cure = f"several frames; name one, as in {path.name}#frame=0, or read them as a volume (frame='all')"
+            cure = f"several frames; give each by its name, from {path.name}#frame=0 on (in Python all: frame='all')"
             raise refuse(header, "NumberOfFrames", cure)
         alone = frame if isinstance(frame, int) else None
         stored = stored_of(header, alone, self.choices.max_pixels)
@@ -185,7 +188,8 @@ def refusing(path: Path) -> Iterator[None]:
     except (DicomError, ImageError):
         raise
     except OSError as error:  # its text holds the directory: not chained
-        raise _refuse(path, "file", f"not readable ({type(error).__name__}); check that it is whole") from None
+        cure = "check that it is whole" if error.errno is None else "check its path and permissions"
+        raise _refuse(path, "file", f"not readable ({type(error).__name__}); {cure}") from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise _refuse(path, "pixels", f"not decodable ({type(error).__name__}); get a new copy") from error
 
@@ -206,6 +210,8 @@ def named_frame(path: Path) -> tuple[Path, int | None]:
 def _format(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(1024)
+    if not head:
+        raise _refuse(path, "file", "empty; get a new copy")
     if is_dicom(path):
         return "DICOM"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -228,7 +234,7 @@ def check_pixels(image: npt.NDArray[Any], path: Path) -> None:
     if image.min() < 0 or image.max() > 1:
         raise _refuse(path, "pixels", "floats lie outside [0, 1]; divide them by their full scale")
     if image.min() == image.max():
-        raise _refuse(path, "pixels", "all have one value; the image is empty, leave it out")
+        raise _refuse(path, "pixels", "all have one value; the image is empty or outside its window, leave it out")
 
 
 def unit(values: npt.NDArray[Any], path: Path) -> Floats:
@@ -240,10 +246,12 @@ def unit(values: npt.NDArray[Any], path: Path) -> Floats:
     raise _refuse(path, "datatype", f"{values.dtype} has no full scale; save as uint8, uint16 or float in [0, 1]")
 
 
-def _raster(path: Path) -> Floats:
+def _raster(path: Path, max_pixels: int) -> Floats:
     """PNG or JPEG by Pillow, upright."""
     data = path.read_bytes()
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > max_pixels:
+            raise _refuse(path, "size", f"{image.height} x {image.width} is over {max_pixels} pixels; make it smaller")
         _check_raster(image, data, path)
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit grey: "I;16", in older Pillow "I"
@@ -254,8 +262,6 @@ def _raster(path: Path) -> Floats:
 
 def _check_raster(image: Image.Image, data: bytes, path: Path) -> None:
     deep = image.mode.startswith("I")
-    if image.width * image.height > MAX_PIXELS:
-        raise _refuse(path, "size", f"{image.height} x {image.width} is over {MAX_PIXELS} pixels; make it smaller")
     if getattr(image, "n_frames", 1) > 1:
         raise _refuse(path, "frames", "more than one; save the frame that you mean")
     if image.mode not in GREY_OR_RGB and not deep:
@@ -272,21 +278,22 @@ def nifti_class(head: bytes) -> Any:
     return next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
 
 
-def _nifti(path: Path) -> Floats:
+def _nifti(path: Path, max_pixels: int) -> Floats:
     """A film of shape (columns, rows) or (columns, rows, 1) -> (rows, columns); nibabel by bytes needs no suffix."""
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            data = file.read(MAX_BYTES)
+            data = file.read(8 * max_pixels + 2**20)  # the largest film in float64, and its header
     kind = nifti_class(data[:1024])
     if kind is None:
         raise ForeignFile(one_line(path, "format", "gzip, but not of a NIfTI; give DICOM, PNG, JPEG or NIfTI"))
     image = kind.from_bytes(data)
     shape = image.shape
     if len(shape) < 2 or any(size != 1 for size in shape[2:]):
-        raise _refuse(path, "dim", f"{shape} is not one film; give one slice, or read the volume with VolumeReader")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise _refuse(path, "dim", f"{shape} is over {MAX_PIXELS} pixels; make it smaller")
+        cure = f"{shape} is not one film; give one slice, or read the volume with VolumeReader"
+        raise VolumeFile(one_line(path, "dim", cure))
+    if shape[0] * shape[1] > max_pixels:
+        raise _refuse(path, "dim", f"{shape} is over {max_pixels} pixels; make it smaller")
     values = _to_lps(np.asarray(image.dataobj).reshape(*shape[:2], 1), image)
     if values.shape[2] != 1:
         raise _refuse(path, "affine", "the film does not lie in the left-posterior plane; save it as PNG")

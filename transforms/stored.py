@@ -99,7 +99,10 @@ def read_header(path: str | Path) -> Dataset:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DicomError(one_line(path, "file", f"cannot be opened ({type(error).__name__}); check the path")) from None
+        cure = f"cannot be opened ({type(error).__name__}); check its path and permissions"
+        raise DicomError(one_line(path, "file", cure)) from None
+    if not data:
+        raise DicomError(one_line(path, "file", "empty; get a new copy"))
     try:
         with quiet(), _Stream(data) as stream:
             header = pydicom.dcmread(stream, force=True)  # force: old films lack the preamble
@@ -133,10 +136,11 @@ def check_image(header: Dataset, frame: int | None, max_pixels: int) -> None:
 
 
 def check_kind(header: Dataset) -> None:
-    """Pixels, and the fields that say what they are."""
+    """Pixels, and the fields that say what they are. PS3.3 C.7.6.3, C.7.6.24 (floating point)."""
     if value(header, "PixelData") is None:
         kind = text(header, "SOPClassUID") or text(getattr(header, "file_meta", Dataset()), "MediaStorageSOPClassUID")
-        if value(header, "FloatPixelData") is not None or value(header, "DoubleFloatPixelData") is not None:
+        floats = any(value(header, field) is not None for field in ("FloatPixelData", "DoubleFloatPixelData"))
+        if floats and kind != uid.ParametricMapStorage:
             raise refuse(header, "FloatPixelData", "floating-point pixels have no declared range; convert to integers")
         if not kind and value(header, "Modality") is None and not values(header, "DirectoryRecordSequence"):
             raise refuse(header, "file", "not DICOM, or nothing of it can be read; get a new copy")
@@ -160,6 +164,7 @@ def check_kind(header: Dataset) -> None:
 
 
 def _check_bits(header: Dataset) -> None:
+    """Bits of a sample, aligned right. PS3.5 section 8.1.1."""
     allocated, stored, high_bit = (whole(header, field) for field in ("BitsAllocated", "BitsStored", "HighBit"))
     if allocated not in (1, 8, 16, 32):
         raise refuse(header, "BitsAllocated", f"{allocated} is not read; give an image of 8 or 16 bits")
@@ -172,7 +177,10 @@ def _check_bits(header: Dataset) -> None:
 
 
 def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
-    """Before decoding: a header can ask for more memory than there is, or for other pixels than there are."""
+    """Before decoding: a header can ask for more memory than there is, or for other pixels than there are.
+
+    Source: PS3.5 section 8.1.1 (native), 8.2 and A.4 (encapsulated); PS3.3 C.7.6.6 (frames).
+    """
     rows, columns, frames = (whole(header, "Rows"), whole(header, "Columns"), whole(header, "NumberOfFrames", 1))
     if frames < 1:
         raise refuse(header, "NumberOfFrames", f"{frames} is less than one; correct the header")
@@ -197,8 +205,8 @@ def _check_size(header: Dataset, frame: int | None, max_pixels: int) -> None:
         bits = bits * 2 // 3  # two pixels share their chroma
     size = -(-bits // 8)
     if not size <= held <= size + 1:
-        cure = f"{held} bytes, but {rows} x {columns} x {frames} pixels take {size}; the file is cut, get a new copy"
-        raise refuse(header, "PixelData", cure)
+        cure = "the file is cut, get a new copy" if held < size else "more than that, correct the header"
+        raise refuse(header, "PixelData", f"{held} bytes, but {rows} x {columns} x {frames} pixels take {size}; {cure}")
 
 
 def _syntax(header: Dataset) -> uid.UID:
@@ -228,7 +236,10 @@ def _decode(header: Dataset, frame: int | None) -> Stored:
         raise refuse(header, "TransferSyntaxUID", f"no decoder for {syntax.name}; pip install {package}")
     if syntax.is_encapsulated:
         _check_streams(header, syntax, frame)
-    plugin = next((name for name in DECODERS if name in decoder.available_plugins), "")
+    plugins = decoder.available_plugins
+    if syntax == uid.JPEGExtended12Bit and whole(header, "BitsStored") > 8 and "pylibjpeg" not in plugins:
+        raise refuse(header, "TransferSyntaxUID", "JPEG Extended of 12 bits has no free decoder; convert it")
+    plugin = next((name for name in DECODERS if name in plugins), "")
     try:
         with quiet():
             stored: Stored = pixel_array(header, index=frame, decoding_plugin=plugin)

@@ -20,9 +20,10 @@ from monai.data import ImageReader, MetaTensor, NibabelReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from . import dicom
-from .display import Choices, Floats, linear_exact
+from .display import Choices, linear_exact
 from .facts import NO_FACTS, Facts
 from .header import one_line
+from .luts import Floats
 from .planes import Plane, Source, decoded, located
 from .reader import ImageError, check_pixels, nifti_class, refusing, unit
 

@@ -15,8 +15,9 @@ import yaml
 from monai.bundle import ConfigParser
 from rtda.transforms.display import Choices
 from rtda.transforms.header import DicomError, NotAnImage
-from rtda.transforms.reader import FilmReader, ForeignFile, ImageError
+from rtda.transforms.reader import FilmReader, ForeignFile, ImageError, VolumeFile
 
+from ..data.lists import file_of
 from ..delivery.bundle import BundleError, find_bundle, read_yaml
 from ..delivery.infer import found, prefix_of
 from ..files import write_whole
@@ -24,7 +25,7 @@ from ..progress import progress
 from ..sheet import MUTED, Tile, contact_sheet, evenly, thumbnail
 from . import made, quieten
 
-READ, NO_IMAGE, REFUSED = "read", "not an image", "refused"
+READ, VOLUME, NO_IMAGE, REFUSED = "read", "volume", "not an image", "refused"
 TURNED, BAD = "#f0b35a", "#e8776b"
 """Colours of captions: an image that was inverted on the way, and a file that was refused."""
 
@@ -50,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         if out.is_dir():
             raise ValueError(f"{out.name or out}: output: a folder; give the file to write")
     choices = chosen(arguments.bundle, arguments.choose)
-    files, roots = found(arguments.files), [Path(path) for path in arguments.files if Path(path).is_dir()]
-    drawn, reader = set(evenly(len(files)) if arguments.output else ()), FilmReader(choices, frame="all")
+    files = found(arguments.files, written=(arguments.output, arguments.markdown))
+    roots = [Path(path) for path in arguments.files if Path(path).is_dir()]
+    drawn, reader = set(evenly(len(files)) if arguments.output else ()), FilmReader(choices)
     seen = (checked(file, roots, reader, k in drawn) for k, file in enumerate(progress(files, "check")))
     rows, pictures = zip(*seen, strict=True)
     summary = summarised(rows, choices)
@@ -107,35 +109,74 @@ def _choice(word: str) -> tuple[str, Any]:
 
 
 def checked(file: Path, roots: Iterable[Path], reader: FilmReader, draw: bool) -> tuple[Row, Any]:
-    """Read one file as training does: what is said of it, and its thumbnail if it is to be drawn and may be.
+    """Read one file as training does, frame by frame: what is said of it, and its thumbnail if one is due and may be.
 
     Named by its path below the folder that was given, as many series have an IM0001.
     """
     inside = next((file.relative_to(root) for root in roots if file.is_relative_to(root)), Path(file.name))
     name = "".join(letter if letter.isprintable() else "?" for letter in inside.as_posix())
-    prefix = prefix_of(file)
+    prefix = prefix_of(file_of(file))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            image, meta = reader.get_data(reader.read(file))
+            frames = reader.frames(file)
+            facts, picture, faults = _looked_at(frames, reader, draw)
         except (NotAnImage, ForeignFile) as error:
             return Row(name, NO_IMAGE, NO_IMAGE, str(error).removeprefix(prefix).rpartition(": ")[2]), None
+        except VolumeFile as error:
+            return Row(name, VOLUME, VOLUME, str(error).removeprefix(prefix).partition(": ")[2]), None
         except (DicomError, ImageError) as error:
             return Row(name, REFUSED, REFUSED, str(error).removeprefix(prefix)), None
+    if faults:
+        return Row(name, REFUSED, REFUSED, _reason(faults, len(frames)).removeprefix(prefix)), None
     said = [text.removeprefix(prefix) for one in told if (text := str(one.message)).startswith(prefix)]
-    facts = {key.removeprefix("film_"): fact for key, fact in meta.items()}
-    row = _row(name, facts, image.shape, dict.fromkeys(said))  # what is said of each frame, once
-    if not draw or row.burned_in:
-        return row, None
-    return row, thumbnail(image[len(image) // 2] if image.ndim == 3 else image)
+    row = _row(name, facts, list(frames), dict.fromkeys(said))  # what is said of each frame, once
+    return row, None if row.burned_in else picture
 
 
-def _row(name: str, facts: Mapping[str, Any], shape: Sequence[int], said: Iterable[str]) -> Row:
+def _reason(faults: Mapping[int, str], frames: int) -> str:
+    """Why the first of the refused frames is, and which it is, unless all are for the same reason."""
+    first, reason = next(iter(faults.items()))
+    alike = len(faults) == frames and set(faults.values()) == {reason}
+    return reason if alike else f"{reason} (#frame={first}; {len(faults)} of {frames} frames refused)"
+
+
+def _looked_at(
+    frames: Mapping[int, Path], reader: FilmReader, draw: bool
+) -> tuple[dict[str, Any], Any, dict[int, str]]:
+    """Facts of the first frame and what differs in others, the thumbnail of the middle one, and why any is refused."""
+    facts: dict[str, Any] = {}
+    picture, faults = None, {}
+    middle = list(frames)[len(frames) // 2]
+    for frame, path in frames.items():
+        try:
+            stated, seen = _frame(path, reader, draw and frame == middle)
+        except (DicomError, ImageError) as error:
+            if len(frames) == 1:
+                raise
+            faults[frame] = str(error)
+            continue
+        facts, picture = _together(facts or stated, stated), seen or picture
+    return facts, picture, faults
+
+
+def _frame(path: Path, reader: FilmReader, draw: bool) -> tuple[dict[str, Any], Any]:
+    """Facts of one frame, and its thumbnail; its pixels end here, before the next one's are decoded."""
+    image, meta = reader.get_data(reader.read(path))
+    return {key.removeprefix("film_"): fact for key, fact in meta.items()}, thumbnail(image) if draw else None
+
+
+def _together(facts: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    differing = [key for key in ("rescale", "window", "polarity", "crop") if facts[key] != other[key]]
+    return facts | dict.fromkeys(differing, "differs by frame") | {"padding": facts["padding"] or other["padding"]}
+
+
+def _row(name: str, facts: Mapping[str, Any], frames: Sequence[int], said: Iterable[str]) -> Row:
     form, modality = facts["format"], facts["modality"]
     if form == "DICOM":  # a Code String, as anything else, if misplaced, could be a name
-        modality = modality if re.fullmatch("[A-Z0-9_ ]{1,16}", modality) else "no modality"
-    frames = f"{shape[0]} frames (#frame=0..{shape[0] - 1})" if len(shape) == 3 else ""
-    what = ", ".join(filter(None, (modality, form, f"{facts['rows']} × {facts['columns']}", frames)))
+        modality = modality if re.fullmatch("[A-Z]{2,16}", modality) else "no modality"
+    loop = f"{len(frames)} frames (#frame={frames[0]}..{frames[-1]})" if len(frames) > 1 else ""
+    what = ", ".join(filter(None, (modality, form, f"{facts['rows']} × {facts['columns']}", loop)))
     polarity = facts["polarity"] or f"as stored ({form})"
     kind, window = _window(facts)
     decided = [_transform(facts["rescale"]), window, polarity, *_applied(facts), *(f"warning: {one}" for one in said)]
@@ -185,7 +226,8 @@ def _applied(facts: Mapping[str, Any]) -> list[str]:
 def summarised(rows: Sequence[Row], choices: Choices) -> list[str]:
     """Six lines: outcomes, modalities, polarities, windows, refusals by field, choices."""
     outcomes, images = Counter(row.outcome for row in rows), [row for row in rows if row.outcome == READ]
-    lines = [f"{outcomes[READ]} read, {outcomes[NO_IMAGE]} not images, {outcomes[REFUSED]} refused"]
+    volumes = f", {outcomes[VOLUME]} volumes" if outcomes[VOLUME] else ""
+    lines = [f"{outcomes[READ]} read{volumes}, {outcomes[NO_IMAGE]} not images, {outcomes[REFUSED]} refused"]
     counted = {
         "modality": [row.modality for row in images],
         "polarity": [row.polarity for row in images],

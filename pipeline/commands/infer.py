@@ -18,7 +18,7 @@ from .pack import evidence
 def run(arguments: argparse.Namespace) -> int:
     """Predict; see ``rtda infer --help``. Status 1 if an image had an error."""
     quieten()
-    files = found(arguments.files)
+    files = found(arguments.files, written=[arguments.output])
     classifier = _classifier(arguments.bundle)
     table = list(rows(classifier, progress(files, "infer")))
     text = as_csv(classifier, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,24 +155,34 @@ def as_csv(classifier: Classifier, table: Iterable[dict[str, Any]]) -> str:
     return text.getvalue().encode(errors="backslashreplace").decode()
 
 
-def found(paths: Iterable[str]) -> list[Path]:
+def found(paths: Iterable[str], written: Iterable[str | None] = ()) -> list[Path]:
     """Files and frames (``loop.dcm#frame=3``) as given, and every file below a folder, sorted, each once.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out, and so is, below a folder, what the command itself writes.
 
     Raises:
-        ValueError: a path does not exist, or there is no file at all.
+        ValueError: a path does not exist, a folder cannot be read, or there is no file at all.
     """
+    own = {Path(one).resolve() for one in written if one}
     files: list[Path] = []
     for path in map(Path, paths):
         if not file_of(path).exists():
             raise ValueError(f"{path.name}: file: does not exist; give files or folders that do")
-        inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path)))
-        files += inside if path.is_dir() else [path]
+        files += (file for file in _below(path) if file.resolve() not in own) if path.is_dir() else [path]
     if not files:
         raise ValueError("files: none below the folders given; give files or folders that hold some")
     return list(dict.fromkeys(files))
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path) -> list[Path]:
+    """Files below a folder, sorted; one that cannot be read is refused, as its files would be missed unnoticed."""
+    files: list[Path] = []
+    for inside, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += (Path(inside, name) for name in names if not name.startswith("."))
+    return sorted(file for file in files if file.is_file())
+
+
+def _unreadable(error: OSError) -> None:
+    name = Path(str(error.filename)).name
+    raise ValueError(f"{name}: folder: {error.strerror}; make it readable, or give what lies beside it") from None
