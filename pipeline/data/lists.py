@@ -120,6 +120,16 @@ def file_of(image: Path) -> Path:
     return image if found is None or os.path.isfile(image) else image.with_name(found[1])
 
 
+def shipped(name: str) -> str:
+    """Path of a list that comes with the package, see ``data_lists/README.md``.
+
+    Example:
+        >>> len(read(shipped("chest_xray_kermany"))["test"])
+        624
+    """
+    return str(Path(__file__).parents[2] / "data_lists" / f"{name}.json")
+
+
 def class_names(path: str | Path) -> list[str]:
     """Names of the classes in label order."""
     names: list[str] = read(path)["classes"]
