@@ -150,7 +150,13 @@ def _data(verbs: Any) -> None:
     build.add_argument("--source", default="", help="where the images come from, written into the list")
     build.add_argument("--seed", type=int, default=0)
     check = _verb(kinds, "check", "check", "show what is decided about each image (window, polarity, crop …), and why")
-    check.add_argument("files", metavar="FILES|FOLDER", nargs="+", help="films, and folders of films at any depth")
+    check.add_argument(
+        "files",
+        metavar="FILES|FOLDER|LIST.json",
+        nargs="+",
+        help="films, and folders of films at any depth; or one data list, whose images and splits are checked",
+    )
+    check.add_argument("--dataset-dir", help="of a data list: folder below which its images lie")
     check.add_argument("-o", "--output", metavar="PNG", help="contact sheet to write: thumbnails by number, no names")
     check.add_argument("--markdown", metavar="FILE", help="table to write (Markdown)")
     check.add_argument("--bundle", metavar="NAME", help="decide as this bundle does (default: as DICOM alone says)")

@@ -436,7 +436,7 @@ def test_a_choice_that_does_not_exist_is_a_usage_error(refused, mixed, word, tol
 
 def test_the_help_says_what_may_be_given(capsys):
     assert main(["data", "check", "--help"]) == 0
-    assert re.search(r"FILES\|FOLDER +films, and folders of films", capsys.readouterr().out)
+    assert re.search(r"FILES\|FOLDER\|LIST.json\s+films, and folders of films", capsys.readouterr().out)
 
 
 def test_other_usage_errors(refused, mixed, bundle):

@@ -23,7 +23,7 @@ from ..delivery.infer import found, prefix_of
 from ..files import write_whole
 from ..progress import progress
 from ..sheet import MUTED, Tile, contact_sheet, evenly, thumbnail
-from . import made, quieten
+from . import check_list, made, quieten
 
 READ, VOLUME, NO_IMAGE, REFUSED = "read", "volume", "not an image", "refused"
 TURNED, BAD = "#f0b35a", "#e8776b"
@@ -47,6 +47,8 @@ class Row:
 def run(arguments: argparse.Namespace) -> int:
     """Check; see ``rtda data check --help``. Status 1 if a file was refused."""
     quieten()
+    if [Path(name).suffix for name in arguments.files] == [".json"]:
+        return check_list.run(arguments, FilmReader(chosen(arguments.bundle, arguments.choose)))
     for out in (Path(out) for out in (arguments.output, arguments.markdown) if out):
         if out.is_dir():
             raise ValueError(f"{out.name or out}: output: a folder; give the file to write")
