@@ -204,7 +204,7 @@ def test_a_run_trained_from_a_zip_needs_it_no_more(rtda, workshop, tiny, tmp_pat
 
 def test_outputs_are_named_as_the_data_list_names_its_classes(rtda, cohort, tiny, tmp_path):
     content = json.loads((cohort / "phantom.json").read_text())
-    content["classes"] = ["nodule", "clear"]
+    content |= {"classes": ["nodule", "clear"], "name": "mine", "source": "a hospital", "licence": ""}
     del content["checksum"]
     for item in (item for split in ("train", "validation", "test") for item in content[split]):
         item["label"] = 1 - item["label"]
@@ -223,6 +223,10 @@ def test_outputs_are_named_as_the_data_list_names_its_classes(rtda, cohort, tiny
         metadata = json.loads(archive.read("phantom_rtda/configs/metadata.json"))
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "nodule", "1": "clear"}
     assert metadata["label_classes"] == "0: nodule, 1: clear"
+    assert metadata["task"] == "Classification: nodule, clear"
+    assert metadata["data_source"] == "a hospital"
+    assert metadata["description"] == "The network of phantom_rtda, trained on the data list 'mine'."
+    assert metadata["intended_use"] == "Research only. Not for clinical use."
 
 
 def test_a_list_of_another_number_of_classes_is_refused(bad_list):

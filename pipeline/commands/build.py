@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.build import from_csv, from_dicom, from_paths, make_splits, rejoin_validation, write_list
-from ..data.lists import ListError, key_from
+from ..data.lists import SPLITS, ListError, key_from
 
 PRIVATE_KEY = "rtda.key"
 """Name of the key file beside the list, where no key is given."""
@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         "split_rule": "; ".join(filter(None, rules)),
     }
     write_list(items, classes, out, facts)
-    counts = Counter((item["split"], classes[item["label"]]) for item in items)
-    print(f"{out}: " + ", ".join(f"{split} {name} {n}" for (split, name), n in sorted(counts.items())))
+    counts = Counter((item["split"], item["label"]) for item in items)
+    print(f"{out}: labels {', '.join(f'{label} {name}' for label, name in enumerate(classes))}; ", end="")
+    told = (", ".join(f"{name} {counts[split, label]}" for label, name in enumerate(classes)) for split in SPLITS)
+    print("; ".join(f"{split}: {each}" for split, each in zip(SPLITS, told, strict=True)))
     if key != "public":
         print(f"ids are hashed with {key}: keep it, for the same ids next time, and keep it to yourself")
     return 0

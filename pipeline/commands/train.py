@@ -35,9 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     resumed = find_run(arguments.resume) if arguments.resume else None
     overrides = _of_run(bundle, resumed, given) if resumed else _named(bundle, recipe, given)
     files = [bundle.config("train"), recipe]
-    print(monai_command(bundle, files, overrides))
+    command = monai_command(bundle, files, overrides)
     if arguments.dry_run:
+        print(command)
         return 0
+    print(f"# the same weights by MONAI alone: {command}")
     return _train(bundle, files, overrides, resumed)
 
 
@@ -126,7 +128,7 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     keeper = next(handler for handler in handlers if isinstance(handler, CheckpointChoice))
     keeper.resume = resumed is not None and (resumed.folder / "last.pt").is_file()
     if not resumed:
-        run.keep(bundle, _classes(parser))  # first, since a folder with config.yaml is a run
+        run.keep(bundle, _listed(parser))  # first, since a folder with config.yaml is a run
     write_whole(run.config, yaml.safe_dump(dict(settings), sort_keys=False).encode())
     validation = _validation(keeper, trainer)
     _show_progress(trainer, validation)
@@ -138,7 +140,7 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
 
 def _check_settings(parser: Any, bundle: Bundle) -> None:
     """Refuse in one line what a user may have written wrongly, before any image is read."""
-    bundle.metadata_of(_classes(parser))
+    bundle.metadata_of(_listed(parser))
     values = {name: made(parser, name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
     for name in ("stack", "supervise"):
         if not isinstance(values[name], list):
@@ -153,10 +155,10 @@ def _check_settings(parser: Any, bundle: Bundle) -> None:
     _check_batches(parser, values["batch_size"])
 
 
-def _classes(parser: Any) -> list[str]:
+def _listed(parser: Any) -> dict[str, Any]:
     from ..data import lists
 
-    return lists.class_names(parser.get_parsed_content("data_list"))
+    return lists.read(parser.get_parsed_content("data_list"))
 
 
 def _check_radii(views: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,12 +85,18 @@ class Bundle:
         channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         return [channels[key] for key in sorted(channels, key=int)]
 
-    def metadata_of(self, classes: Sequence[str]) -> dict[str, Any]:
-        """The metadata with the outputs named as a data list names its classes, in label order.
+    def metadata_of(self, listed: Mapping[str, Any]) -> dict[str, Any]:
+        """The metadata of what is trained on a data list: its outputs are the list's classes, its data are the list's.
+
+        What the bundle says of its own data does not hold for those of others.
+
+        Args:
+            listed: content of the list.
 
         Raises:
             BundleError: the network has another number of outputs.
         """
+        classes = listed["classes"]
         if len(classes) != len(self.classes):
             raise BundleError(
                 f"{self.name}: classes: {len(classes)} in the data list, {len(self.classes)} outputs in the bundle; "
@@ -100,7 +106,16 @@ class Bundle:
         content["network_data_format"]["outputs"]["pred"]["channel_def"] = {
             str(label): name for label, name in enumerate(classes)
         }
-        return content | {"label_classes": ", ".join(f"{label}: {name}" for label, name in enumerate(classes))}
+        content["label_classes"] = ", ".join(f"{label}: {name}" for label, name in enumerate(classes))
+        origin = ", ".join(listed[key] for key in ("source", "licence") if listed.get(key))
+        if origin == content["data_source"]:
+            return content
+        return content | {
+            "task": f"Classification: {', '.join(classes)}",
+            "description": f"The network of {self.name}, trained on the data list {listed.get('name')!r}.",
+            "data_source": origin or "not stated in the data list",
+            "intended_use": "Research only. Not for clinical use.",
+        }
 
     @property
     def files(self) -> dict[str, Path]:
@@ -139,9 +154,9 @@ class Run:
         """The run's own copy of the bundle that it was trained from; what becomes of the original does not reach it."""
         return Bundle(self.folder / "bundle" / self.facts["bundle"])
 
-    def keep(self, bundle: Bundle, classes: Sequence[str]) -> None:
-        """Copy a bundle's own files into the run, as its bundle; its outputs are the classes of the run's data list."""
-        metadata = json.dumps(bundle.metadata_of(classes), indent=2, ensure_ascii=False) + "\n"
+    def keep(self, bundle: Bundle, listed: Mapping[str, Any]) -> None:
+        """Copy a bundle's own files into the run, as its bundle, with metadata of what is trained on the data list."""
+        metadata = json.dumps(bundle.metadata_of(listed), indent=2, ensure_ascii=False) + "\n"
         contents = {name: path.read_bytes() for name, path in bundle.files.items()}
         for name, content in (contents | {"configs/metadata.json": metadata.encode()}).items():
             write_whole(self.folder / "bundle" / bundle.name / name, content)
