@@ -26,15 +26,15 @@ def commands():
     return [line for line in found if "…" not in line]
 
 
-def test_the_fifteen_lines_of_python_run_and_use_what_they_import():
+def test_the_ten_lines_of_python_run_and_use_what_they_import():
     (block,) = blocks("python")
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["x"].shape == (24, 1, 32, 32)
     assert namespace["network"].linear.weight.grad.any()
     lines = [line for line in block.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
-    assert len(lines) == 15
-    assert "## Fifteen lines of Python" in README
+    assert len(lines) == 10
+    assert "## Ten lines of Python" in README
     tree = ast.parse(block)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
