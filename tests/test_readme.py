@@ -31,7 +31,7 @@ def test_the_ten_lines_of_python_run_and_use_what_they_import():
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["x"].shape == (24, 1, 32, 32)
-    assert namespace["network"].linear.weight.grad.any()
+    assert namespace["network"].weight.grad.any()
     lines = [line for line in block.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
     assert len(lines) == 10
     assert "## Ten lines of Python" in README
