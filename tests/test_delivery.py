@@ -15,10 +15,11 @@ import scipy.special
 import yaml
 from monai.bundle import ConfigParser
 from PIL import Image
+from pydicom.data import get_testdata_file
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands.evaluate import table_path, tables_of
 from rtda.pipeline.data import lists
-from rtda.pipeline.delivery.bundle import find_run
+from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run
 from rtda.pipeline.delivery.infer import Classifier, found, rows
 from rtda.pipeline.evidence import metrics
 from rtda.pipeline.evidence.table import facts_of, read_table
@@ -208,6 +209,31 @@ def test_every_frame_is_a_row_and_a_files_warnings_stand_once(workshop, loop, wr
 def test_a_frame_of_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^loop\.dcm#frame=1: file: does not exist"):
         found([str(tmp_path / "loop.dcm#frame=1")])
+
+
+def test_a_film_unlike_those_of_training_is_answered_with_a_warning(unzipped, tmp_path, write_film):
+    metadata = json.loads((INSTALLED / "chest_xray_rtda/configs/metadata.json").read_text())
+    classifier = dataclasses.replace(
+        Classifier.of_bundle(find_bundle(str(unzipped))), trained_on=metadata["trained_on"]
+    )
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    told = {
+        "alike": {"BodyPartExamined": "CHEST", "ViewPosition": "AP"},
+        "unstated": {},
+        "lateral": {"BodyPartExamined": "CHEST", "ViewPosition": "LL"},
+        "hand": {"BodyPartExamined": "HAND", "ViewPosition": "PA", "Modality": "CR"},
+    }
+    films = [write_film(tmp_path / f"{name}.dcm", pixels, **fields) for name, fields in told.items()]
+    alike, unstated, lateral, hand = rows(classifier, films)
+    assert alike["warning"] == unstated["warning"] == ""
+    assert lateral["warning"] == "lateral.dcm: projection: LL, but the model was trained on AP"
+    assert hand["warning"] == (
+        "hand.dcm: body_part: HAND, but the model was trained on CHEST; "
+        "hand.dcm: projection: PA, but the model was trained on AP"
+    )
+    assert all(row["predicted"] for row in (alike, unstated, lateral, hand))
+    (slice_,) = rows(classifier, [Path(get_testdata_file("CT_small.dcm"))])
+    assert "hu_window" in slice_["error"]
 
 
 @pytest.mark.parametrize("reader", [None, "PILReader"])

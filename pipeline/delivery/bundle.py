@@ -110,6 +110,7 @@ class Bundle:
         origin = ", ".join(listed[key] for key in ("source", "licence") if listed.get(key))
         if origin == content["data_source"]:
             return content
+        content.pop("trained_on", None)
         return content | {
             "task": f"Classification: {', '.join(classes)}",
             "description": f"The network of {self.name}, trained on the data list {listed.get('name')!r}.",

@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ class Classifier:
     Attributes:
         classes: names of the probabilities, in order.
         threshold: of the second class where there are two; else None, and the largest probability decides.
+        trained_on: fact of the reader, such as ``projection`` -> what it was of the training images.
     """
 
     parser: ConfigParser
     classes: Sequence[str]
     threshold: float | None
+    trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Classifier:
@@ -54,7 +56,7 @@ class Classifier:
         network.load_state_dict(load_checkpoint(weights)["model"])
         network.to(parser.get_parsed_content("device"))
         threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
-        return cls(parser, bundle.classes, threshold)
+        return cls(parser, bundle.classes, threshold, bundle.metadata.get("trained_on", {}))
 
     def frames(self, file: Path) -> Mapping[int, Path]:
         """Number of each image of a file, and the path that names it, as the bundle's ``reader`` says; else the file.
@@ -66,13 +68,24 @@ class Classifier:
         return frames
 
     def probabilities(self, image: Path) -> list[float]:
-        """Probability of each class for one image, in float64; raises what the reader raises."""
+        """Probability of each class for one image, in float64; raises what the reader raises.
+
+        Warns of what the header states otherwise than that of the training images: of another view, or of a hand.
+        """
         item = self.parser.get_parsed_content("preprocessing")({"image": str(image)})
+        for line in self._unlike(getattr(item["image"], "meta", {}), file_of(image)):
+            warnings.warn(line, stacklevel=2)
         x = plain(item["image"])[None].to(self.parser.get_parsed_content("device"))
         with exact(torch.get_num_threads()), frozen(self.parser.get_parsed_content("network_def")) as network:
             pred = self._inferred(x, network)[0]
         processed = self.parser.get_parsed_content("postprocessing")(item | {"pred": pred})["pred"]
         return [float(p) for p in plain(processed)]
+
+    def _unlike(self, meta: Mapping[str, Any], file: Path) -> Iterator[str]:
+        for fact, known in self.trained_on.items():
+            stated = meta.get(f"film_{fact}")
+            if stated and stated not in known:
+                yield f"{prefix_of(file)}{fact}: {stated}, but the model was trained on {', '.join(known)}"
 
     @torch.no_grad()
     def _inferred(self, x: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
