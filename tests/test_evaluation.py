@@ -139,6 +139,7 @@ def test_two_ranks_make_the_table_of_one(reference, tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_loader_workers_change_nothing(reference, tmp_path):
     one = evaluation(tmp_path / "parts")
     one.run(num_workers=2)
@@ -349,7 +350,6 @@ def test_a_table_of_other_columns_is_refused(reference, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.slow
 def test_two_processes_and_workers_make_the_table_of_one(workshop, capfd):
     stored = workshop / "runs/rtda/predictions.parquet"
     before = read_table(stored)

@@ -289,7 +289,8 @@ def test_a_run_is_in_mlflow_with_all_that_names_it(workshop, recipe, weight):
     metadata = (runs / recipe / "bundle/phantom_rtda/configs/metadata.json").read_bytes()
     assert logged["metadata.json"] == metadata
     places = {name: f"<{name}>" for name in ("dataset_dir", "data_list", "output_dir", "bundle_root")}
-    assert yaml.safe_load(logged["config.yaml"]) == config | places
+    assert {config["radius"], config["weight"]} & {"$@radius_224*@image_size/224", "@trades_weight"}  # as written
+    assert yaml.safe_load(logged["config.yaml"]) == config | places | {"radius": 0.125, "weight": weight}
     assert not set(places) - set(config)
 
 

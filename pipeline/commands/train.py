@@ -247,13 +247,19 @@ def _track(
         parameters={**_parameters(parser, settings), **environment()},
         tags=environment(),  # as parameters they are those of the start; whoever resumes the run may have others
         texts={
-            "config.yaml": yaml.safe_dump(public(settings), sort_keys=False),
+            "config.yaml": yaml.safe_dump(public({**settings, **_resolved(parser)}), sort_keys=False),
             "metadata.json": (run.bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
         },
         terms=lambda engine: {"loss": loss_of(engine), **getattr(engine.loss_function, "terms", {})},
         learning_rate=lambda: optimizer.param_groups[0]["lr"],
         validation=validation,
     ).attach(trainer)
+
+
+def _resolved(parser: Any) -> dict[str, Any]:
+    """Root ids and recipe as they came out, where that is a number, a text or a list; components stay as written."""
+    made = {name: parser.get_parsed_content(name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
+    return {name: value for name, value in made.items() if isinstance(value, (int, float, str, list))}
 
 
 def _parameters(parser: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
