@@ -13,7 +13,7 @@ on grey images it is the identity.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -213,7 +213,7 @@ class Draw:
 
     def of(self, images: slice) -> Draw:
         """The draw of some of the images."""
-        return Draw(*(getattr(self, name)[images] for name in self.__dataclass_fields__))
+        return Draw(*(getattr(self, field.name)[images] for field in fields(self)))
 
 
 class AugMix:

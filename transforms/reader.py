@@ -25,13 +25,13 @@ from pydicom import Dataset
 from pydicom.misc import is_dicom
 
 from . import dicom
+from .dicom import LUMA
 from .display import Choices
 from .facts import NO_FACTS, Facts
 from .header import DicomError, one_line, refuse, whole
 from .luts import Floats
 from .stored import check_image, check_kind, looks_like_dicom, read_header, stored_of
 
-LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B: PS3.3 C.7.6.3.1.2
 GREY_OR_RGB = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 
 
