@@ -324,3 +324,13 @@ def test_what_starts_a_process_is_found():
     tests = ["test_by_a_fixture", "test_by_a_helper", "test_by_a_loader", "test_by_an_option"]
     assert unmarked(SOME_TESTS) == ["one_for_all", *tests]
     assert unmarked(SOME_TESTS.replace("def test_shared", "@pytest.mark.process\ndef test_shared")) == tests
+
+
+def test_conda_installs_what_make_does():
+    """One source of dependencies: conda brings Python, and pip the project with the same extra and constraints."""
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (install,) = re.findall(r"pip install (--constraint .*)", (ROOT / "Makefile").read_text())
+    assert " ".join(pip["pip"]) == install.replace('"', "")
+    (python,) = (name.removeprefix("python=") for name in conda if name.startswith("python="))
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert f"Programming Language :: Python :: {python}" in known
