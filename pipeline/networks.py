@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from monai.networks.layers.utils import get_norm_layer
+from monai.networks.utils import replace_modules
 from torch import Tensor, nn
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -41,6 +43,30 @@ class Standardized(nn.Module):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         logits: Tensor = self.network((x - self.mean.reshape(shape)) / self.std.reshape(shape))
         return logits
+
+
+def with_norm(network: nn.Module, norm: Any) -> nn.Module:
+    """The same network with every BatchNorm replaced, in place; MONAI's ResNet heeds its own ``norm`` in the stem only.
+
+    Args:
+        network: with BatchNorm layers, freshly made: what they had learned is lost.
+        norm: as MONAI names normalisations, such as ``("group", {"num_groups": 8})`` or ``"instance"``.
+
+    Raises:
+        ValueError: the network has no BatchNorm.
+
+    Example:
+        >>> with_norm(nn.Sequential(nn.BatchNorm2d(16)), ("group", {"num_groups": 8}))[0]
+        GroupNorm(8, 16, eps=1e-05, affine=True)
+    """
+    ranks = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+    found = {name: module for name, module in network.named_modules() if type(module) in ranks}
+    if not found:
+        raise ValueError("network: has no BatchNorm to replace; leave with_norm out")
+    for name, module in found.items():
+        channels = module.num_features
+        replace_modules(network, name, get_norm_layer(norm, spatial_dims=ranks[type(module)], channels=channels))
+    return network
 
 
 class AsCalled(nn.Module):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from monai.networks.nets import ResNet
 from rtda.pipeline.attacks import PGD
 from rtda.pipeline.balls import L2
 from rtda.pipeline.laws import check_view
-from rtda.pipeline.networks import AsCalled, Standardized, has_bfloat16
+from rtda.pipeline.networks import AsCalled, Standardized, has_bfloat16, with_norm
 from torch import nn
 
 
@@ -39,6 +40,28 @@ def test_a_radius_keeps_its_meaning_under_standardisation():
     """The ball lies on the image, not on the standardised image, whatever the statistics are."""
     x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
     check_view(PGD(L2(0.3)), Standardized(network(), 0.5, 0.01), x, y, ball=L2(0.3))
+
+
+def resnet(spatial_dims):
+    return ResNet("basic", [1, 1, 1, 1], [8, 8, 16, 16], spatial_dims, n_input_channels=1, num_classes=2)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_with_group_norm_no_batch_norm_is_left_and_an_example_does_not_depend_on_its_batch(spatial_dims):
+    made = with_norm(resnet(spatial_dims), ["group", {"num_groups": 4}]).train()
+    norms = [module for module in made.modules() if "Norm" in type(module).__name__]
+    assert {type(module) for module in norms} == {nn.GroupNorm}
+    batch_norms = [m for m in resnet(spatial_dims).modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    assert [module.num_channels for module in norms] == [module.num_features for module in batch_norms]
+    x = torch.rand(3, 1, *[32] * spatial_dims)
+    torch.testing.assert_close(made(x)[:1], made(x[:1]), rtol=1e-4, atol=1e-5)
+    before = resnet(spatial_dims).train()
+    assert not torch.allclose(before(x)[:1], before(torch.cat([x[:1], 1 - x]))[:1], rtol=1e-2)
+
+
+def test_a_network_without_batch_norm_is_refused():
+    with pytest.raises(ValueError, match="network: has no BatchNorm to replace"):
+        with_norm(nn.Linear(2, 2), "instance")
 
 
 @pytest.mark.parametrize("precision", ["auto", "bfloat16", "float32"])
