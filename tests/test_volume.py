@@ -105,18 +105,20 @@ def write_enhanced(tmp_path, write_film):
 
 
 def simpleitk(folder):
-    """Values and affine of a series by SimpleITK alone, turned to LPS; as (depth, rows, columns) and to RAS."""
+    """Values and affine of a series as SimpleITK reads it, turned by nibabel; as (depth, rows, columns) and to RAS."""
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     return as_spl(reader.Execute())
 
 
 def as_spl(image):
-    image = sitk.DICOMOrient(image, "LPS")
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     lps[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image), (np.diag([-1, -1, 1, 1]) @ lps)[:, [2, 1, 0, 3]]
+    stored = nib.Nifti1Image(sitk.GetArrayFromImage(image).T, np.diag([-1, -1, 1, 1]) @ lps)
+    goal = nib.orientations.axcodes2ornt("LPS")
+    turned = stored.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(stored.affine), goal))
+    return np.asarray(turned.dataobj).T, turned.affine[:, [2, 1, 0, 3]]
 
 
 def load(source, choices=WINDOW, **options):

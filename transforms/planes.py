@@ -1,7 +1,7 @@
 """Where the slices of a volume lie: found, checked, and sorted by position along their normal.
 
-Never by file name or InstanceNumber. Positions are read from the header: SimpleITK puts identity, 0 and 1 mm where they
-are missing or damaged. On sound series both agree, which the tests hold.
+Never by file name or InstanceNumber. Positions are read from the header and checked before SimpleITK sees them: by
+itself it puts identity, 0 and 1 mm where they are missing or damaged. On sound series both agree, which the tests hold.
 """
 
 from __future__ import annotations

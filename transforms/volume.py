@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813
 import torch
 from monai.data import ImageReader, MetaTensor, NibabelReader
+from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from . import dicom
@@ -50,8 +51,8 @@ def read_units(source: Source, choices: Choices | None = None, series: str | Non
         >>> from pydicom.data import get_testdata_file
         >>> folder = Path(get_testdata_file("CT_small.dcm")).parent / "dicomdirtests/98892001/CT5N"
         >>> units, affine = read_units(folder)
-        >>> units.shape, nib.aff2axcodes(affine), affine[:3, 0].tolist()
-        ((5, 16, 16), ('S', 'P', 'L'), [0.0, 0.0, 2.5])
+        >>> units.shape, affine[:3, 0].tolist()
+        ((5, 16, 16), [0.0, 0.0, 2.5])
     """
     choices = choices or Choices()
     planes, affine = located(source, choices, series)
@@ -142,14 +143,26 @@ class VolumeReader(ImageReader):  # type: ignore[misc]  # monai has no types
 def oriented(array: npt.NDArray[Any], affine: Floats) -> tuple[npt.NDArray[Any], Floats]:
     """Permute and flip three axes so that they run most nearly to the superior, posterior and left, with the affine.
 
+    SimpleITK does it. It takes the affine from here and not from files, where it would put identity, 0 and 1 mm for
+    what is missing.
+
     Example:
         >>> array, affine = oriented(np.zeros((2, 3, 4)), np.eye(4))  # from axes to the right, anterior and superior
         >>> array.shape, affine[:3, 3].tolist()
         ((4, 3, 2), [1.0, 2.0, 0.0])
     """
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt("SPL"))
-    turned = np.ascontiguousarray(nib.orientations.apply_orientation(array, turn))
-    return turned, affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+    lps = orientation_ras_lps(affine)
+    axes = lps[:3, 2::-1]  # of columns, rows and slices: ITK's x, y and z
+    spacing = np.linalg.norm(axes, axis=0)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(lps[:3, 3])
+    image.SetDirection((axes / spacing).ravel())
+    turned = sitk.DICOMOrient(image, "LPS")
+    lps = np.eye(4)
+    lps[:3, 2::-1] = np.reshape(turned.GetDirection(), (3, 3)) * turned.GetSpacing()
+    lps[:3, 3] = turned.GetOrigin()
+    return sitk.GetArrayFromImage(turned), orientation_ras_lps(lps)
 
 
 def _common(planes: list[Plane], each: list[Facts]) -> Facts:
@@ -190,6 +203,7 @@ def _nifti(path: Path, choices: Choices) -> tuple[Volume, Floats, str]:
         reader = NibabelReader()
         reader.filenames = (path,)
         array, meta = reader.get_data(image)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array, affine = oriented(array.reshape(array.shape[:3]).T, meta[MetaKeys.AFFINE][:, [2, 1, 0, 3]])
     scale, window = _scale(array, path, choices)
     return np.stack([scale(plane).astype(np.float32) for plane in array]), affine, window
