@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom import Dataset, config, uid
 from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 FRAME_MACROS = (
     *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "FrameAnatomySequence"),
@@ -125,15 +127,19 @@ def quiet() -> Iterator[None]:
             _LOGGER.disabled = before
 
 
+_tag = cache(Tag)  # the dictionary search takes longer than most fields do
+
+
 def values(header: Dataset, field: str) -> list[Any]:
     """All values of a field, none where it is absent or empty; pydicom converts here, so here it may fail."""
-    element = header.get_item(field, keep_deferred=True)
+    tag = _tag(field)
+    element = header.get_item(tag, keep_deferred=True)
     if element is None:
         return []
     try:
         if isinstance(element, RawDataElement):  # asked for the first time
             with quiet():
-                element = header[field]
+                element = header[tag]
         value = element.value
         if isinstance(value, Sequence):
             return _items(value, getattr(header, "filename", None))
