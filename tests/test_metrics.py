@@ -48,7 +48,8 @@ def make_run(recipe="rtda", seed=0, classes=2, splits=("validation", "test"), n=
                         "checkpoint": "best",
                         "split": split,
                     }
-                    | {"image_id": f"{split}{i}", "label": int(y), "view": view, "family": family, "norm": norm}
+                    | {"image_id": f"{split}{i}", "patient_id": f"{split}{i // 3}", "label": int(y)}
+                    | {"view": view, "family": family, "norm": norm}
                     | {"epsilon": epsilon, "severity": severity, "logits": z.tolist(), "probabilities": softmax(z)}
                 )
     facts = {

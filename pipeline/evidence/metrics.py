@@ -20,6 +20,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score, roc_curve
 
 from ..losses import log_odds
+from . import bootstrap
 from .table import facts_of
 
 CONSTANT = "constant (class prior)"
@@ -335,8 +336,56 @@ def flat(summary: pd.DataFrame) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
+def intervals(table: pa.Table, draws: int = bootstrap.DRAWS, level: float = bootstrap.LEVEL) -> pd.DataFrame:
+    """Percentile bootstrap intervals over patients of one run's reported split.
+
+    All views take the same draws. The threshold is that of :func:`summarise` and does not move with them.
+
+    Args:
+        table: evaluation's table of one run.
+        draws: replicates.
+        level: share of the replicates within the interval.
+
+    Returns:
+        Columns view, metric, value, low, high: a row for each view and metric in order; low and high are NaN for ECE
+        (see :func:`bootstrap.replicates`) and where a metric is undefined.
+
+    Raises:
+        ValueError: as :func:`summarise` and :func:`flat`.
+    """
+    summary = summarise(table)
+    values, split = flat(summary), reported_split(summary)
+    classes = len(facts_of(table)["classes"])
+    frame = _frame(table)
+    frame = frame[frame["split"] == split]
+    limit = float(summary["threshold"].iloc[0]) if classes == 2 else None
+    clean = frame[frame["view"] == frame["view"].iloc[0]]
+    drawn, order = bootstrap.counts(clean["patient_id"].tolist(), draws), clean["image_id"]
+    rows = []
+    for name, view in frame.groupby("view", sort=False):
+        logits = _logits(view.set_index("image_id").loc[order], classes)
+        found = _replicates(drawn, clean["label"].to_numpy(), logits, limit)
+        for metric in METRICS:
+            low, high = bootstrap.percentiles(found.get(metric, math.nan), level)
+            value = values.get(f"{name}/{metric}", math.nan)
+            rows.append({"view": name, "metric": metric, "value": value, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _replicates(
+    drawn: bootstrap.Counts, labels: NDArray[Any], logits: NDArray[np.float64], limit: float | None
+) -> dict[str, NDArray[np.float64]]:
+    probabilities = softmax(logits, axis=1)
+    at = predict(probabilities, limit)
+    predictions = {"accuracy": at, "balanced_accuracy": at}
+    if limit is not None:
+        predictions["balanced_accuracy_at_half"] = predict(probabilities)
+    scores = log_odds(torch.from_numpy(logits)).numpy()
+    return bootstrap.replicates(drawn, labels, logits, scores, predictions)
+
+
 def _frame(table: pa.Table) -> pd.DataFrame:
-    columns = [*RUN, "split", "image_id", "label", "view", *VIEW, "logits"]
+    columns = [*RUN, "split", "image_id", "patient_id", "label", "view", *VIEW, "logits"]
     frame = table.select(columns).to_pandas()
     if frame.empty:
         raise ValueError("the table has no rows")
