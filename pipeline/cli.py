@@ -255,14 +255,19 @@ def _evaluate(verbs: Any) -> None:
         verbs,
         "evaluate",
         "evaluate",
-        "evaluate a run on views; writes predictions.parquet",
+        "evaluate a run on views; writes predictions.parquet and metrics.json",
         run=find_run,
         preset=find_views,
     )
     evaluate.add_argument("run", metavar="RUN", help="run folder")
     evaluate.add_argument("--split", choices=["test", "validation"], default="test", help="default: %(default)s")
     evaluate.add_argument("--preset", default="quick", help="views: preset name or YAML file (default: %(default)s)")
-    evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: %(default)s")
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=["best", "last", "half"],
+        default="best",
+        help="half: the best in float16, as rtda pack --half packs it (default: %(default)s)",
+    )
     evaluate.add_argument("--dataset-dir", help="folder of the images, if it moved since training")
     count, size = _value("whole number ≥ 1"), _value("whole number ≥ 0")
     evaluate.add_argument(
@@ -296,9 +301,15 @@ def _run_or_bundle(name: str) -> Run | Bundle:
 
 def _pack(verbs: Any) -> None:
     does = "pack a run as a MONAI bundle: weights, threshold and evidence in one zip"
-    pack = _verb(verbs, "pack", "pack", does, run=find_run)
+    pack = _verb(verbs, "pack", "pack", does, run=find_run, beside=find_run)
     pack.add_argument("run", metavar="RUN", help="run folder")
     pack.add_argument("-o", "--output", required=True, help="zip to write")
+    pack.add_argument(
+        "--half", action="store_true", help="weights in float16, half the size; first rtda evaluate --checkpoint half"
+    )
+    pack.add_argument(
+        "--beside", metavar="RUN", action="append", default=[], help="its weights too, as models/RECIPE.pt; repeatable"
+    )
 
 
 if __name__ == "__main__":

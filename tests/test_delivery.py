@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
+import torch
 import yaml
 from monai.bundle import ConfigParser
 from PIL import Image
@@ -19,10 +21,13 @@ from pydicom.data import get_testdata_file
 from rtda.pipeline.cli import main
 from rtda.pipeline.commands.evaluate import table_path, tables_of
 from rtda.pipeline.data import lists
-from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run
+from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run, read_yaml
 from rtda.pipeline.delivery.infer import Classifier, found, rows
+from rtda.pipeline.delivery.pack import halved
 from rtda.pipeline.evidence import metrics
+from rtda.pipeline.evidence.evaluation import weights_checksum
 from rtda.pipeline.evidence.table import facts_of, read_table
+from rtda.pipeline.handlers import load_checkpoint
 from rtda.transforms.display import Choices
 
 
@@ -314,3 +319,78 @@ def test_what_is_written_into_a_folder_is_not_read_from_it(tmp_path, monkeypatch
         (tmp_path / name).touch()
     assert found([str(tmp_path)], written=["out.csv", None]) == [tmp_path / "a.png"]
     assert found(["out.csv"], written=["out.csv"]) == [Path("out.csv")]  # given by name
+
+
+def test_weights_packed_in_float16_are_those_that_were_evaluated(run_copy, workshop, capsys):
+    """Rounded, evaluated as such, packed: the bundle predicts what its own evidence was measured on."""
+    assert main(["pack", "runs/rtda", "--half", "-o", "half.zip"]) == 2
+    assert "predictions-half.parquet: missing in 'rtda'; make it with rtda evaluate" in capsys.readouterr().err
+    shutil.copytree(workshop / "runs/standard", "runs/standard")
+    for run in ("runs/rtda", "runs/standard"):
+        assert main(["evaluate", run, "--checkpoint", "half"]) == 0
+    assert main(["pack", "runs/rtda", "--half", "--beside", "runs/standard", "-o", "half.zip"]) == 0
+    with zipfile.ZipFile("half.zip") as archive:
+        archive.extractall()
+        sizes = {info.filename: info.file_size for info in archive.infolist() if info.filename.endswith(".pt")}
+    assert list(sizes) == ["phantom_rtda/models/model.pt", "phantom_rtda/models/standard.pt"]
+    with zipfile.ZipFile(workshop / "rtda.zip") as archive:
+        whole = archive.getinfo("phantom_rtda/models/model.pt").file_size
+    assert max(sizes.values()) < 0.6 * whole
+    stated = json.loads(Path("phantom_rtda/configs/metadata.json").read_text())["rtda"]
+    for name, recipe, own in (("model", "rtda", stated), ("standard", "standard", stated["beside"]["standard"])):
+        network = ConfigParser(read_yaml(Path("phantom_rtda/configs/inference.yaml"))).get_parsed_content("network_def")
+        content = Path(f"phantom_rtda/models/{name}.pt").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == stated["files_sha256"][f"models/{name}.pt"]
+        network.load_state_dict(load_checkpoint(Path(f"phantom_rtda/models/{name}.pt"))["model"])
+        assert weights_checksum(network.state_dict()) == own["weights_sha256"]
+        table = read_table(Path(f"runs/{recipe}/predictions-half.parquet"))
+        assert facts_of(table)["checksum_weights"] == own["weights_sha256"]
+        assert own["recipe"] == recipe
+
+
+def test_weights_beside_the_bundles_own_must_fit_it(run_copy, workshop, tiny, capsys):
+    assert main(["pack", "runs/rtda", "--beside", str(workshop / "runs/rtda"), "-o", "x.zip"]) == 2
+    assert "rtda: recipe: rtda stands twice; pack one run of each recipe" in capsys.readouterr().err
+    shutil.copytree(workshop / "runs/standard", "runs/standard")
+    config = Path("runs/standard/config.yaml")
+    config.write_text(config.read_text().replace("image_size: 32", "image_size: 64"))
+    assert main(["pack", "runs/rtda", "--beside", "runs/standard", "-o", "x.zip"]) == 2
+    assert "standard: image_size: not that of rtda; pack it as a bundle of its own" in capsys.readouterr().err
+
+
+def test_weights_too_large_for_float16_are_refused():
+    with pytest.raises(ValueError, match=r"^weight: weight: too large for float16; pack without"):
+        halved({"weight": torch.tensor([1e5])})
+
+
+def test_what_is_trained_from_a_packed_bundle_does_not_state_its_evidence(unzipped, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--recipe", "standard", "--run-name", "again", *tiny, "--max-epochs", "1"]
+    assert main(["train", str(unzipped), *options]) == 0
+    assert "rtda" not in find_run("runs/again").bundle.metadata
+    assert not (find_run("runs/again").bundle.root / "models").exists()
+
+
+def test_the_figures_of_a_run_hold_its_metrics_intervals_and_commands(workshop):
+    run = workshop / "runs/rtda"
+    stated = json.loads((run / "metrics.json").read_text())
+    table = read_table(run / "predictions.parquet")
+    summary = metrics.flat(metrics.summarise(table))
+    found = {
+        f"{view}/{metric}": numbers[metric][0]
+        for view, numbers in stated["views"].items()
+        for metric in metrics.METRICS
+        if numbers[metric][0] is not None
+    }
+    assert found == pytest.approx(summary, rel=1e-5)
+    low, value, high = (stated["views"]["clean"]["brier"][i] for i in (1, 0, 2))
+    assert low < value < high
+    assert stated["checksum_weights"] == facts_of(table)["checksum_weights"]
+    assert stated["constant"]["balanced_accuracy"] == 0.5
+    assert stated["commands"] == [
+        "rtda train phantom_rtda --recipe rtda --image-size 32 --max-epochs 2 --precision float32 "
+        "--run-name rtda --dataset-dir DIR",
+        "rtda evaluate runs/rtda",
+    ]
+    assert stated["training"]["epochs"] == 2
+    assert str(workshop) not in (run / "metrics.json").read_text()

@@ -1,8 +1,9 @@
-"""``rtda evaluate``: a run's checkpoint on views; writes the table and the pictures of the report."""
+"""``rtda evaluate``: a run's checkpoint on views; writes the table, its figures and the pictures of the report."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,19 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from ..data import lists
-from ..delivery.bundle import BundleError, Run
+from ..delivery.bundle import INSTALLED, BundleError, Run
+from ..delivery.pack import halved
 from ..evidence.evaluation import Evaluation, described, named, weights_checksum
+from ..evidence.figures import figures
 from ..evidence.metrics import flat, rms_grey_levels, summarise
 from ..evidence.table import facts_of, write_table
+from ..files import write_whole
 from ..handlers import load_checkpoint
 from ..tracking import log_artifacts, log_metrics
 from ..views import Clean
 from . import made, quieten
 from .examples import write_examples
+from .train import command_of, training_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_table(table, out)
     for evaluation in evaluations:
         evaluation.discard()
+    _write_figures(run, table, arguments, figures_path(out))
     _tell(run, table, out)
     return 0
 
@@ -67,13 +73,27 @@ def _compute_all(evaluations: Sequence[Evaluation], arguments: argparse.Namespac
             process.terminate()
 
 
+def _write_figures(run: Run, table: pa.Table, arguments: argparse.Namespace, path: Path) -> None:
+    """The numbers with their intervals, and what they were made by."""
+    made_by = {"commands": [command_of(run), _command(run, arguments)], "training": training_of(run)}
+    write_whole(path, (json.dumps({**figures(table), **made_by}, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _command(run: Run, arguments: argparse.Namespace) -> str:
+    """The command of this evaluation, without places."""
+    preset = arguments.preset.stem if arguments.preset.is_relative_to(INSTALLED) else arguments.preset.name
+    given = {"split": arguments.split, "checkpoint": arguments.checkpoint, "preset": preset}
+    options = [f"--{name} {value}" for name, value in given.items() if value not in ("test", "best", "quick")]
+    return " ".join(["rtda evaluate", f"runs/{run.folder.name}", *options])
+
+
 def _tell(run: Run, table: pa.Table, out: Path) -> None:
     """The summary on the terminal, and its numbers and the table in MLflow."""
     summary = summarise(table)
     print(readable(summary, facts_of(table)))
     unusual = out.stem.removeprefix("predictions").strip("-")  # such as last-validation; nothing for best.pt on test
     log_metrics(run.folder, {f"{unusual}/{name}".lstrip("/"): value for name, value in flat(summary).items()})
-    log_artifacts(run.folder, [out])
+    log_artifacts(run.folder, [out, figures_path(out)])
 
 
 def table_path(run: Run, split: str, checkpoint: str) -> Path:
@@ -96,6 +116,19 @@ def examples_path(table: Path) -> Path:
     return table.with_name(table.name.replace("predictions", "examples")).with_suffix(".npz")
 
 
+def figures_path(table: Path) -> Path:
+    """Where the figures of a table lie: ``metrics.json`` beside ``predictions.parquet``, and so on."""
+    return table.with_name(table.name.replace("predictions", "metrics")).with_suffix(".json")
+
+
+def weights(run: Run, checkpoint: str) -> Mapping[str, Any]:
+    """The network's state of ``best`` or ``last``; ``half`` is that of best.pt in float16, as it may be packed."""
+    if checkpoint == "half":
+        return halved(weights(run, "best"))
+    state: Mapping[str, Any] = load_checkpoint(run.folder / f"{checkpoint}.pt")["model"]
+    return state
+
+
 def splits(reported: str) -> list[str]:
     """The reported split with all views; before a test split also clean validation, which sets the threshold."""
     return [reported] if reported == "validation" else [reported, "validation"]
@@ -115,7 +148,7 @@ def load(run: Run, arguments: Any) -> Any:
     if checksum != run.facts["list_checksum"]:
         raise BundleError(f"{run.folder.name}: data_list: not the list that the run was trained on; restore it")
     network = parser.get_parsed_content("network_def")
-    network.load_state_dict(load_checkpoint(run.folder / f"{arguments.checkpoint}.pt")["model"])
+    network.load_state_dict(weights(run, arguments.checkpoint))
     network.to(parser.get_parsed_content("device"))
     return parser
 

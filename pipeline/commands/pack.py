@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,50 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..delivery.bundle import BundleError, Run
-from ..delivery.pack import inference_config, pack
+from ..delivery.pack import as_float32, inference_config, pack
 from ..evidence.evaluation import weights_checksum
 from ..evidence.metrics import flat, reported_split, rms_grey_levels, summarise, validated_temperature
 from ..evidence.table import facts_of, read_table
-from ..handlers import load_checkpoint
 from ..tracking import set_tags
 from . import made
-from .evaluate import table_path, tables_of
+from .evaluate import table_path, tables_of, weights
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Pack; see ``rtda pack --help``."""
     run: Run = arguments.run
-    out = pack(run, evidence(run), Path(arguments.output))
+    others: dict[str, Run] = {other.facts["recipe"]: other for other in arguments.beside}
+    _refuse_unlike(run, arguments.beside)
+    checkpoint = "half" if arguments.half else "best"
+    packed = {"model": weights(run, checkpoint), **{name: weights(other, checkpoint) for name, other in others.items()}}
+    stated = evidence(run, checkpoint)
+    if others:
+        stated["beside"] = {name: evidence(other, checkpoint) for name, other in others.items()}
+    out = pack(run, packed, stated, Path(arguments.output))
     set_tags(run.folder, {"packed": out.name})
     print(out)
     return 0
 
 
-def evidence(run: Run) -> dict[str, Any]:
+def _refuse_unlike(run: Run, others: Sequence[Run]) -> None:
+    """Weights beside the bundle's own must fit its network and images, and have a name of their own."""
+    names = {run.facts["recipe"], "model"}
+    for other in others:
+        name = other.folder.name
+        for field in ("network_def", "image_size", "choices"):
+            if other.settings.get(field) != run.settings.get(field):
+                raise BundleError(f"{name}: {field}: not that of {run.folder.name}; pack it as a bundle of its own")
+        if other.facts["recipe"] in names:
+            raise BundleError(f"{name}: recipe: {other.facts['recipe']} stands twice; pack one run of each recipe")
+        names.add(other.facts["recipe"])
+
+
+def evidence(run: Run, checkpoint: str = "best") -> dict[str, Any]:
     """What the run's own evaluation says of its best weights, for the bundle's metadata."""
-    path = next(iter(tables_of(run, "best")), table_path(run, "test", "best"))
+    path = next(iter(tables_of(run, checkpoint)), table_path(run, "test", checkpoint))
     table = read_table(path)
     facts, summary = facts_of(table), summarise(table)
-    if facts["checksum_weights"] != weights_checksum(load_checkpoint(run.folder / "best.pt")["model"]):
+    if facts["checksum_weights"] != weights_checksum(as_float32(weights(run, checkpoint))):
         raise BundleError(f"{run.folder.name}: {path.name}: of other weights; run rtda evaluate again")
     own = summary[(summary["recipe"] == run.facts["recipe"]) & (summary["split"] == reported_split(summary))]
     first, fitted = own.iloc[0], validated_temperature(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -54,6 +55,25 @@ def monai_command(bundle: Bundle, files: list[Path], overrides: Mapping[str, Any
     for name, value in overrides.items():
         words += [f"--{name}", _readable(value)]
     return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}"
+
+
+def command_of(run: Run) -> str:
+    """The command that made a run, without places: what it was given where that is not the bundle's own."""
+    own = read_yaml(run.bundle.config("train"))
+    words = ["rtda", "train", run.bundle.name, "--recipe", run.facts["recipe"]]
+    for name in ROOT_IDS:
+        value = run.settings.get(name)
+        if name in own and value != own[name] and name not in ("data_list", "dataset_dir", "output_dir"):
+            words += [f"--{name.replace('_', '-')}", _readable(value)]
+    return f"{shlex.join(words)} --dataset-dir DIR"
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """How long a run trained, in what precision, and which epoch was chosen."""
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    seconds = sum(line["metrics"].get("epoch_seconds", 0) for line in lines)
+    computed = {"computed_in": run.facts["computed_in"]}
+    return {"epochs": len(lines), "best_epoch": _best(run), "seconds": round(seconds), **computed}
 
 
 def _readable(value: Any) -> str:

@@ -103,6 +103,7 @@ class Bundle:
                 "give a copy of it with another num_classes in its configs and channel_def in its metadata.json"
             )
         content = copy.deepcopy(self.metadata)
+        content.pop("rtda", None)  # of the weights that the bundle came with
         content["network_data_format"]["outputs"]["pred"]["channel_def"] = {
             str(label): name for label, name in enumerate(classes)
         }

@@ -15,7 +15,6 @@ import torch
 import yaml
 
 from ..files import write_whole
-from ..handlers import load_checkpoint
 from .bundle import Run, read_yaml
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
@@ -23,29 +22,49 @@ _OF_THE_PLACE = ("bundle_root", "dataset_dir", "data_list", "output_dir", "run_n
 _OF_THE_MODEL = ("image_size", "choices", "network_def")
 
 
-def pack(run: Run, evidence: Mapping[str, Any], out: Path) -> Path:
-    """Write the bundle of a run with its best weights as one zip, which unzips to one folder and runs elsewhere.
+def halved(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights in float16, half as large; a network that loads them computes in float32 as before.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+
+    Example:
+        >>> halved({"weight": torch.tensor([0.1]), "steps": torch.tensor(3)})
+        {'weight': tensor([0.1000], dtype=torch.float16), 'steps': tensor(3)}
+    """
+    made = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    for name, value in made.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{name}: weight: too large for float16; pack without --half")
+    return made
+
+
+def as_float32(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights as the network holds them once loaded; what :func:`halved` has rounded stays rounded."""
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
+def pack(run: Run, weights: Mapping[str, Mapping[str, Any]], evidence: Mapping[str, Any], out: Path) -> Path:
+    """Write the bundle of a run with its weights as one zip, which unzips to one folder and runs elsewhere.
 
     Its configurations are those that the run was trained with, recipe and options merged; only folders and names of
     that place are the bundle's own again.
 
     Args:
         run: the trained and evaluated run.
+        weights: name below ``models/`` -> state: ``model`` for the bundle's own, and others beside it.
         evidence: what its evaluation found, stated in the metadata under ``rtda``: threshold and its source,
             temperature, training prior and sampling, attack, choices, figures, checksums.
         out: the zip.
-
-    Raises:
-        ValueError: the run has no best checkpoint.
     """
     bundle = run.bundle
-    weights = _weights(load_checkpoint(run.folder / "best.pt")["model"])
-    stated = {**evidence, "weights_file_sha256": hashlib.sha256(weights).hexdigest()}
+    models = {f"models/{name}.pt": _file_of(state) for name, state in weights.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in models.items()}
     files = {name: path.read_bytes() for name, path in bundle.files.items()} | {
-        "configs/metadata.json": json.dumps(_metadata(run, stated), indent=2, ensure_ascii=False).encode(),
+        "configs/metadata.json": _metadata(run, {**evidence, "files_sha256": sums}),
         "configs/train.yaml": _as_trained(run),
         "configs/inference.yaml": _commented(bundle.config("inference"), inference_config(run)),
-        "models/model.pt": weights,
+        **models,
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -79,14 +98,14 @@ def _commented(file: Path, content: Mapping[str, Any]) -> bytes:
     return "".join([*head, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120)]).encode()
 
 
-def _metadata(run: Run, stated: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(run: Run, stated: Mapping[str, Any]) -> bytes:
     metadata = copy.deepcopy(run.bundle.metadata)
     image = metadata["network_data_format"]["inputs"]["image"]
     image["spatial_shape"] = [run.settings["image_size"]] * len(image["spatial_shape"])
-    return metadata | {"rtda": dict(stated)}
+    return (json.dumps(metadata | {"rtda": dict(stated)}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _weights(state: Mapping[str, Any]) -> bytes:
+def _file_of(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"model": dict(state)}, buffer)
     return buffer.getvalue()
