@@ -7,7 +7,8 @@ hypothesis; call them on inputs of your own choice, the more awkward the better.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from monai.data import set_rnd
@@ -160,6 +161,34 @@ def check_shift(shift: Callable[[Tensor], Tensor], x: Tensor) -> None:
         >>> check_shift(lambda x: 1 - x, torch.rand(2, 1, 4, 4))
     """
     check_view(lambda model, images, labels: shift(images), nn.Identity(), x, torch.zeros(len(x)))
+
+
+def check_severities(shifts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> None:
+    """Check the severities of one kind of shift, mildest first, on one batch.
+
+    Laws:
+        * Each keeps those of :func:`check_shift`.
+        * None is the identity on all images.
+        * The ℓ2 distance to the clean images, in the mean over the batch, rises from each to the next, under one seed.
+
+    Args:
+        shifts: the kind at each of its severities.
+        x: (B, C, *spatial) float32 in [0, 1], such as the shift is for: on a constant image blur is the identity.
+
+    Example:
+        >>> check_severities([lambda x: 0.9 * x, lambda x: 0.8 * x], torch.rand(2, 1, 4, 4))
+    """
+    far: list[float] = []
+    for shift in shifts:
+        check_shift(shift, x)
+        with forked(0, x.device):
+            far.append(float(_distance(shift(x), x).mean()))
+    assert min(far) > 0, f"severities: none is the identity: distances {_listed(far)}"
+    assert all(near < further for near, further in pairwise(far)), f"severities: the distance rises: {_listed(far)}"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
 
 
 def _drawn(view: View, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -88,6 +88,35 @@ def parent_of(view: View) -> str | None:
     return view.parent if isinstance(view, Chain) else None
 
 
+UNSTATED = "unstated"
+"""What stands for an augmentation that does not say which groups it has seen, such as MONAI's."""
+
+
+def seen(views: Mapping[str, View]) -> frozenset[str]:
+    """Groups of acquisition shifts that training on these views has seen, as their augmentations state in ``groups``.
+
+    An attack and the clean image see none. A shift whose group is among them is no test of the unforeseen.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> seen({"clean": Clean(), "augmented": Augment(SimpleNamespace(groups=frozenset({"contrast"})))})
+        frozenset({'contrast'})
+    """
+    return frozenset().union(*map(_groups, views.values()))
+
+
+def _groups(view: View) -> frozenset[str]:
+    if isinstance(view, Chain):
+        return _groups(view.view)
+    return _stated(view.inner) if isinstance(view, Augment) else frozenset()
+
+
+def _stated(transform: Any) -> frozenset[str]:
+    if isinstance(transform, Compose):
+        return frozenset().union(*map(_stated, transform.transforms))
+    return frozenset(getattr(transform, "groups", {UNSTATED}))
+
+
 def check_views(views: Mapping[str, View]) -> None:
     """Refuse a mapping in which a view stands before its parent."""
     seen: set[str] = set()

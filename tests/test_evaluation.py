@@ -368,4 +368,5 @@ def test_the_tables_metadata_state_model_list_and_versions(workshop):
         "contrast_up_5": "factor 1.6",
         "gaussian_noise_5": "σ 0.08",
     }
+    assert stated["seen"] == ["brightness", "contrast"]
     assert {"torch", "monai", "rtda"} <= set(stated["versions"])

@@ -1,4 +1,4 @@
-"""Pixel functions and shifts: closed forms, bounds, identities, in 2-D and 3-D, with a parameter for each image."""
+"""Pixel functions: closed forms, bounds, identities, in 2-D and 3-D, with a parameter for each image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rtda.pipeline.laws import check_shift
 from rtda.transforms.intensity import RandomContrastBrightness, brightness, contrast, mix, noise
-from rtda.transforms.shifts import SHIFTS, Shift
 
 many = settings(max_examples=50, deadline=None)
 numbers = st.floats(-4, 4, width=32)
@@ -130,52 +129,6 @@ def test_the_random_augmentation_draws_for_each_image():
     same = torch.rand(1, 1, 8, 8).expand(4, 1, 8, 8)
     made = RandomContrastBrightness()(same)
     assert len(made.unique(dim=0)) == 4
-
-
-@pytest.mark.parametrize("kind", SHIFTS)
-@pytest.mark.parametrize("severity", [1, 5])
-@settings(max_examples=15, deadline=None)
-@given(x=images())
-def test_every_shift_keeps_the_laws_of_a_shift(kind, severity, x):
-    check_shift(Shift(kind, severity), x)
-
-
-@pytest.mark.parametrize("kind", SHIFTS)
-def test_a_shift_grows_with_its_severity(kind):
-    x = 0.3 + 0.4 * torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    change = []
-    for severity in range(1, 6):
-        torch.manual_seed(0)
-        change.append((Shift(kind, severity)(x) - x).square().mean().item())
-    assert change == sorted(set(change))
-
-
-@pytest.mark.parametrize("kind", SHIFTS)
-def test_a_shift_is_its_function_at_the_tabled_parameter(kind):
-    function, named, parameters = SHIFTS[kind]
-    x = torch.rand(2, 1, 6, 5)
-    for severity, parameter in enumerate(parameters, start=1):
-        torch.manual_seed(severity)
-        expected = function(x, torch.full((2,), parameter))
-        torch.manual_seed(severity)
-        assert torch.equal(Shift(kind, severity)(x), expected)
-        assert Shift(kind, severity).name == f"{kind}_{severity}"
-        facts = {"family": "shift", "severity": severity, "parameter": f"{named} {parameter}"}
-        assert Shift(kind, severity).facts == facts
-
-
-@pytest.mark.parametrize(
-    ("kind", "severity", "message"),
-    [
-        ("fog", 1, "shift: 'fog' is unknown; choose one of"),
-        ("contrast_down", 0, "severity: 0 is not one of"),
-        ("contrast_down", 6, "severity: 6 is not one of"),
-        ("contrast_down", 1.5, "severity: 1.5 is not one of"),
-    ],
-)
-def test_an_unknown_shift_is_refused(kind, severity, message):
-    with pytest.raises(ValueError, match=message):
-        Shift(kind, severity)
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,16 @@ def test_a_shift_states_its_parameter(page):
         assert f"{view} · n = 90" in text
 
 
+@pytest.mark.parametrize(
+    ("facts", "stated"),
+    [({}, "not stated"), ({"seen": []}, "none"), ({"seen": ["blur", "contrast"]}, "blur, contrast")],
+)
+def test_a_run_states_the_groups_of_shifts_that_its_augmentation_has_seen(tmp_path, facts, stated):
+    text = plain(write_report([make_table(n=30, **facts)], [], tmp_path / "r.html", "t").read_text())
+    assert "Recipe λ Seed Shifts seen Checkpoint" in text
+    assert f"rtda 12 0 {stated} best" in text
+
+
 # Differences
 
 

@@ -159,11 +159,13 @@ class Operation:
         parameter: from the level l in (0, 10), (n,), to what ``apply`` or ``matrix`` takes.
         apply: (n, C, *spatial), parameter -> the same shape; or None where ``matrix`` is given.
         matrix: parameter with its drawn sign, rows, columns -> (n, 2, 3) for :func:`affine`.
+        group: of acquisition shifts (``shifts.GROUPS``) that training with it has seen; None where it is like none.
     """
 
     parameter: Callable[[Tensor], Tensor]
     apply: Callable[[Tensor, Tensor], Tensor] | None = None
     matrix: Callable[[Tensor, int, int], Tensor] | None = None
+    group: str | None = None
 
 
 def _enhancement(level: Tensor) -> Tensor:
@@ -171,24 +173,26 @@ def _enhancement(level: Tensor) -> Tensor:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "autocontrast": Operation(torch.zeros_like, autocontrast),
-    "equalize": Operation(torch.zeros_like, equalize),
+    "autocontrast": Operation(torch.zeros_like, autocontrast, group="contrast"),
+    "equalize": Operation(torch.zeros_like, equalize, group="contrast"),
     "posterize": Operation(lambda level: 4 - (level * 4 / 10).trunc(), posterize),
-    "rotate": Operation(lambda level: (level * 30 / 10).trunc(), matrix=rotation),
+    "rotate": Operation(lambda level: (level * 30 / 10).trunc(), matrix=rotation, group="geometry"),
     "solarize": Operation(lambda level: 256 - (level * 256 / 10).trunc(), solarize),
-    "shear_x": Operation(lambda level: level * 0.3 / 10, matrix=shear_x),
-    "shear_y": Operation(lambda level: level * 0.3 / 10, matrix=shear_y),
-    "translate_x": Operation(lambda level: level / 10 / 3, matrix=translate_x),
-    "translate_y": Operation(lambda level: level / 10 / 3, matrix=translate_y),
-    "contrast": Operation(_enhancement, contrast),
-    "brightness": Operation(_enhancement, brighten),
-    "sharpness": Operation(_enhancement, sharpen),
+    "shear_x": Operation(lambda level: level * 0.3 / 10, matrix=shear_x, group="geometry"),
+    "shear_y": Operation(lambda level: level * 0.3 / 10, matrix=shear_y, group="geometry"),
+    "translate_x": Operation(lambda level: level / 10 / 3, matrix=translate_x, group="geometry"),
+    "translate_y": Operation(lambda level: level / 10 / 3, matrix=translate_y, group="geometry"),
+    "contrast": Operation(_enhancement, contrast, group="contrast"),
+    "brightness": Operation(_enhancement, brighten, group="brightness"),
+    "sharpness": Operation(_enhancement, sharpen, group="blur"),
 }
-"""Name -> operation, with the parameters of AugMix's code."""
+"""Name -> operation, with the parameters of AugMix's code. In doubt a group counts as seen: autocontrast and equalize
+stretch contrast, and sharpness at a factor below 1 is a blur."""
 
 LISTS: Mapping[str, Sequence[str]] = {"base": tuple(OPERATIONS)[:9], "all": tuple(OPERATIONS)}
 """AugMix's two lists. ``all`` adds contrast, brightness and sharpness, whose factor is 0.118 to 0.64 at severity 3:
-they only ever lower contrast, so low contrast is then a *seen* shift."""
+they only ever lower contrast, so low contrast is then a *seen* shift. ``base`` does no more to contrast than to stretch
+it."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,11 @@ class AugMix:
             )
         self.severity, self.width, self.depth, self.alpha = severity, width, depth, alpha
         self.operations = tuple(operations)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Groups of acquisition shifts that training with it has seen."""
+        return frozenset(group for name in self.operations if (group := OPERATIONS[name].group))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return augmented images."""

@@ -38,6 +38,8 @@ class RandContrast(RandomizableTransform):  # type: ignore[misc]  # monai has no
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's convention
+    groups = frozenset({"contrast"})
+    """Groups of acquisition shifts that training with it has seen."""
 
     def __init__(self, factor: Limits = (0.4, 1.6), prob: float = 0.1) -> None:
         super().__init__(prob)
@@ -74,6 +76,8 @@ class RandWindow(RandomizableTransform):  # type: ignore[misc]
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012
+    groups = frozenset({"window"})
+    """Groups of acquisition shifts that training with it has seen."""
 
     def __init__(self, shift: Limits = (-0.1, 0.1), width: Limits = (0.8, 1.25), prob: float = 0.1) -> None:
         super().__init__(prob)
@@ -107,6 +111,11 @@ class _RandEach(RandomizableTransform, MapTransform):  # type: ignore[misc]
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, one.prob)
         self.one = one
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Groups of acquisition shifts that training with it has seen."""
+        return self.one.groups
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> _RandEach:
         """Seed the transform itself."""

@@ -98,6 +98,9 @@ class RandomContrastBrightness:
         torch.Size([2, 1, 4, 4])
     """
 
+    groups = frozenset({"brightness", "contrast"})
+    """Groups of acquisition shifts that training with it has seen."""
+
     def __init__(
         self,
         factor: tuple[float, float] = (0.2, 1.4),

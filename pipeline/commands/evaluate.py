@@ -25,7 +25,7 @@ from ..evidence.table import facts_of, write_table
 from ..files import write_whole
 from ..handlers import load_checkpoint
 from ..tracking import log_artifacts, log_metrics
-from ..views import Clean
+from ..views import Clean, seen
 from . import made, quieten
 from .examples import write_examples
 from .train import command_of, training_of
@@ -195,6 +195,7 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
         "image_size": parser.get_parsed_content("image_size"),
         "channels": run.bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"],
         "parameters": _parameters(evaluation.views),
+        "seen": sorted(seen(parser.get_parsed_content("views"))),
         "threads": evaluation.threads,
         "device": evaluation.device.type,
         "checksum_list": lists.checksum(data_list),

@@ -217,7 +217,7 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
     facts = [facts_of(table) for table in tables]
     _refuse_unlike(names, [_shared(table, fact) for table, fact in zip(tables, facts, strict=True)])
     own = [
-        {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"]}
+        {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"], "seen": _seen(fact)}
         for name, fact in zip(names, facts, strict=True)
     ]
     images = pd.concat([table.to_pandas().assign(**add) for table, add in zip(tables, own, strict=True)])
@@ -234,6 +234,11 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         facts=facts[0],
         split=split,
     )
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    """Groups of shifts that the augmentation of a run has seen; an older table does not say."""
+    return ", ".join(facts["seen"]) or "none" if "seen" in facts else "not stated"
 
 
 def _shared(table: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,6 +354,7 @@ def _runs(results: Results) -> list[dict[str, str]]:
             "recipe": row["recipe"],
             "weight": f"{row['weight']:g}",
             "seed": str(row["seed"]),
+            "seen": row["seen"],
             "checkpoint": row["checkpoint"],
             "threshold": "–" if math.isnan(row["threshold"]) else f"{row['threshold']:.3f}",
             "checksum": f"{row['checksum'][:12]}…",
