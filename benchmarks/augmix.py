@@ -1,19 +1,21 @@
-"""Speed of AugMix on tensors beside AugMix by Pillow, image by image, as its public code does it.
+"""Speed of AugMix on tensors beside AugMix by Pillow, image by image, as its public code does it, and by torchvision.
 
-    OMP_NUM_THREADS=1 python benchmarks/augmix.py [--rounds 7] [--batch 64]
+    OMP_NUM_THREADS=1 python benchmarks/augmix.py [--rounds 7] [--batch 64] [--torchvision]
 
-Prints Markdown: images per second on one core, and the ratio by round. The rounds of the two are interleaved, so that a
-busy machine slows both alike: trust the ratios.
+Prints Markdown: images per second on one core, and the ratio by round. The rounds are interleaved, so that a busy
+machine slows all alike: trust the ratios. torchvision is no dependency; where its build is of another torch, AugMix,
+which needs none of its compiled operators, runs all the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from rtda.transforms.augmix import LISTS, AugMix
@@ -55,6 +57,19 @@ def by_pillow(size: int, operations: Sequence[str]) -> Callable[[], int]:
     return work
 
 
+def by_torchvision(size: int, name: str) -> Callable[[], int]:
+    """An image at a time, as tensors of 8 bits: on a batch it would take one chain for all images."""
+    for lacking in ("nms", "qnms"):  # asked for as torchvision is imported
+        with contextlib.suppress(RuntimeError):
+            torch.library.define(f"torchvision::{lacking}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    from torchvision.transforms import InterpolationMode, v2
+
+    bilinear = InterpolationMode.BILINEAR
+    transform = v2.AugMix(severity=SEVERITY, all_ops=name == "all", interpolation=bilinear)
+    image = torch.randint(0, 256, (1, size, size), dtype=torch.uint8)
+    return lambda: len(transform(image))
+
+
 def operation(image: Image.Image, name: str, random: np.random.Generator) -> Image.Image:
     """One operation with a drawn level and sign."""
     level, sign = random.uniform(0.1, SEVERITY), random.choice([-1, 1])
@@ -83,17 +98,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--torchvision", action="store_true")
     arguments = parser.parse_args()
-    print("| images | operations | tensors, images/s | Pillow, images/s | tensors/Pillow, by round |")
-    print("|---|---|---|---|---|")
+    peers = ["Pillow", *(["torchvision"] if arguments.torchvision else [])]
+    head = ["images", "operations", *(f"{name}, images/s" for name in ("tensors", *peers))]
+    head += [f"tensors/{name}, by round" for name in peers]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for size in (64, 224):
         for name, operations in LISTS.items():
-            ours, theirs = by_tensors(size, arguments.batch, operations), by_pillow(size, operations)
-            rounds = [(rate(ours), rate(theirs)) for _ in range(arguments.rounds)]
-            ratios = sorted(one / other for one, other in rounds)
-            medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-            told = " / ".join(f"{ratio:.2f}" for ratio in (ratios[0], statistics.median(ratios), ratios[-1]))
-            print(f"| {size} × {size} | {name} | {medians[0]:.0f} | {medians[1]:.0f} | {told} |", flush=True)
+            works = [by_tensors(size, arguments.batch, operations), by_pillow(size, operations)]
+            works += [by_torchvision(size, name)] if arguments.torchvision else []
+            rates = np.array([[rate(work) for work in works] for _ in range(arguments.rounds)])
+            cells = [f"{size} × {size}", name, *(f"{median:.0f}" for median in np.median(rates, 0))]
+            cells += [spread(rates[:, 0] / rates[:, peer]) for peer in range(1, len(works))]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def spread(ratios: npt.NDArray[np.float64]) -> str:
+    """Least, median and greatest."""
+    return " / ".join(f"{ratio:.2f}" for ratio in (ratios.min(), np.median(ratios), ratios.max()))
 
 
 if __name__ == "__main__":
