@@ -83,6 +83,16 @@ class Chain:
         return self.view(model, x, y)
 
 
+def augmented_by(transforms: Sequence[Callable[[Tensor], Tensor]]) -> list[Augment]:
+    """A view of each transform, such as those of ``shifts.grid``.
+
+    Example:
+        >>> len(augmented_by([torch.square, torch.sqrt]))
+        2
+    """
+    return [Augment(transform) for transform in transforms]
+
+
 def parent_of(view: View) -> str | None:
     """Name of the view that this one starts from; None is the clean image."""
     return view.parent if isinstance(view, Chain) else None

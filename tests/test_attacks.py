@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from rtda.pipeline.attacks import FGSM, PGD, frozen
+from rtda.pipeline.attacks import FGSM, PGD, RandomSearch, frozen
 from rtda.pipeline.attacks.pgd import OBJECTIVES, log_cross_entropy, margin
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.laws import check_view
@@ -477,3 +477,46 @@ def test_images_that_epsilon_has_no_meaning_for_are_refused(spoil, message):
 )
 def test_an_attack_names_itself_by_what_it_does(attack, name):
     assert attack.name == name
+
+
+# Without gradients
+
+
+@balls
+@dimensions
+@pytest.mark.parametrize("tries", [1, 4])
+def test_random_search_keeps_the_laws_of_a_view(ball, spatial, tries):
+    attack = RandomSearch(ball, tries)
+    check_view(attack, small_network(len(spatial)), *batch(spatial), ball=ball)
+
+
+@balls
+def test_random_search_keeps_the_worst_of_its_draws(ball):
+    model, (x, y) = small_network(2).eval(), batch((9, 7), size=6)
+    torch.manual_seed(3)
+    drawn = [(x + ball.project(ball.sample(x))).clamp(0, 1) for _ in range(8)]
+    margins = torch.stack([margin(model(one), y) for one in drawn])
+    for tries in range(1, 9):
+        torch.manual_seed(3)
+        found = RandomSearch(ball, tries)(model, x, y)
+        assert torch.equal(margin(model(found), y), margins[:tries].amax(0))
+
+
+def test_random_search_asks_for_no_gradient():
+    class Detached(nn.Module):
+        def forward(self, x):
+            assert not torch.is_grad_enabled()
+            return x.flatten(1)[:, :2].detach()
+
+    x, y = batch((9, 7))
+    assert RandomSearch(L2(0.5), 3)(Detached(), x, y).shape == x.shape
+
+
+def test_random_search_says_what_it_is():
+    attack = RandomSearch(L2(2 / 3.5))
+    assert attack.name == "random100_l2_0.571"
+    assert attack.facts == {"family": "attack", "norm": "l2", "epsilon": 2 / 3.5}
+    with pytest.raises(ValueError, match="tries: 0 must be at least 1"):
+        RandomSearch(L2(1.0), tries=0)
+    with pytest.raises(ValueError, match="outside the bounds"):
+        RandomSearch(L2(1.0))(nn.Flatten(), torch.full((1, 1, 2, 2), 2.0), torch.tensor([0]))

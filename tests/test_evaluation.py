@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import RandGaussianNoise
 from rtda.pipeline.attacks import FGSM, PGD
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.cli import main
+from rtda.pipeline.commands.evaluate import flat_views
+from rtda.pipeline.delivery.bundle import find_views
 from rtda.pipeline.evidence import evaluation as module
 from rtda.pipeline.evidence.evaluation import Evaluation, named, weights_checksum
 from rtda.pipeline.evidence.table import COLUMNS, read_table, write_table
@@ -370,3 +373,16 @@ def test_the_tables_metadata_state_model_list_and_versions(workshop):
     }
     assert stated["seen"] == ["brightness", "contrast"]
     assert {"torch", "monai", "rtda"} <= set(stated["versions"])
+
+
+@pytest.mark.parametrize(("preset", "views", "attacks"), [("quick", 8, 4), ("study", 126, 5), ("full", 131, 10)])
+def test_presets_make_uniquely_named_views_for_any_run(workshop, preset, views, attacks):
+    parser = ConfigParser()
+    parser.read_config([str(workshop / "runs/rtda/config.yaml"), str(find_views(preset))])
+    made = named(list(flat_views(parser.get_parsed_content("evaluation_views"))))
+    families = [module.described(view)["family"] for view in made.values()]
+    assert next(iter(made)) == "clean"
+    assert (len(made), families.count("attack")) == (views, attacks)
+    assert families.count("shift") == views - attacks - 1
+    if preset != "quick":
+        assert {f"low_dose_{severity}" for severity in range(1, 6)} <= set(made)

@@ -10,7 +10,7 @@ kind: pneumoniamnist for films, breastmnist for ultrasound, both made at 224 x 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -258,3 +258,13 @@ class Shift:
             )
         value = kind.values[self.severity - 1]
         return kind.apply(x, *(value if isinstance(value, tuple) else (value,)))
+
+
+def grid(kinds: Sequence[str] = tuple(SHIFTS), severities: Sequence[int] = (1, 2, 3, 4, 5)) -> list[Shift]:
+    """Every kind at every severity, in order; raises as :class:`Shift`.
+
+    Example:
+        >>> [shift.name for shift in grid(["blur", "jpeg"], [1, 5])]
+        ['blur_1', 'blur_5', 'jpeg_1', 'jpeg_5']
+    """
+    return [Shift(kind, severity) for kind in kinds for severity in severities]

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .frozen import frozen
 from .pgd import FGSM, PGD
+from .random import RandomSearch
 
-__all__ = ["FGSM", "PGD", "frozen"]
+__all__ = ["FGSM", "PGD", "RandomSearch", "frozen"]

@@ -6,7 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def load(run: Run, arguments: Any) -> Any:
 
 
 def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation:
-    views = named(made(parser, "evaluation_views"))
+    views = named(list(flat_views(made(parser, "evaluation_views"))))
     record = {
         "bundle": run.bundle.name,
         "recipe": run.facts["recipe"],
@@ -173,6 +173,12 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
         | {"versions": _versions()},
         threads=arguments.threads,
     )
+
+
+def flat_views(views: Any) -> Iterator[Any]:
+    """A preset's views, the lists among them opened."""
+    for view in views:
+        yield from flat_views(view) if isinstance(view, list) else [view]
 
 
 def _start_others(arguments: Any) -> list[subprocess.Popen[bytes]]:
