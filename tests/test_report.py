@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from rtda.pipeline.evidence import report
+from rtda.pipeline.evidence import pictures
 from rtda.pipeline.evidence.metrics import CONSTANT, summarise
-from rtda.pipeline.evidence.report import finding, read, write_report
+from rtda.pipeline.evidence.report import finding, write_report
+from rtda.pipeline.evidence.results import read
 from rtda.pipeline.evidence.table import COLUMNS
 
 SIZE, RADIUS = 28, 0.25
@@ -334,20 +335,20 @@ def test_the_scale_of_differences_shows_nearly_all_of_them_and_says_what_it_cuts
 
 def test_one_scale_serves_all_recipes(tmp_path):
     """A weaker attack looks weaker: beside a strong one its differences have the strong one's colours."""
-    strong = report._load(make_example(tmp_path))
+    strong = pictures.load(make_example(tmp_path))
     weak = strong | {"adversarial": strong["clean"] + (strong["adversarial"] - strong["clean"]) / 8}
     results = read([make_table(n=30)])
-    both, alone = (report._pictures(examples, results) for examples in ([weak, strong], [strong]))
-    assert both["factor"] == alone["factor"] != report._pictures([weak], results)["factor"]
+    both, alone = (pictures.pictures(examples, results) for examples in ([weak, strong], [strong]))
+    assert both["factor"] == alone["factor"] != pictures.pictures([weak], results)["factor"]
     assert both["groups"][1] == alone["groups"][0]
     assert both["groups"][0]["rows"][0]["images"][3] != both["groups"][1]["rows"][0]["images"][3]
 
 
 def test_where_nothing_changes_the_factor_is_one():
-    assert report._factor(np.zeros(9)) == 1
-    assert report._factor(np.array([0.0] * 999 + [0.01])) == 100  # few pixels, as a sparse attack changes them
+    assert pictures._factor(np.zeros(9)) == 1
+    assert pictures._factor(np.array([0.0] * 999 + [0.01])) == 100  # few pixels, as a sparse attack changes them
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (1, 1), (4.9, 2), (7, 5), (83, 50), (1e9, 500000)])
 def test_the_factor_of_the_difference_is_round(value, expected):
-    assert report._round_down(value) == expected
+    assert pictures._round_down(value) == expected

@@ -1,0 +1,196 @@
+"""The tables of one report as data frames: what they share, what each method reached, over seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from .metrics import CONSTANT, RUN, reported_split, rms_grey_levels, summarise
+from .table import facts_of
+
+NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
+SHARED = ("classes", "checksum_list", "image_size", "channels", "training_radius", "training_norm")
+"""Facts that the tables of one report must agree in."""
+
+MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the main table: metric, head, and how its values read."""
+
+    metric: str
+    head: str
+    percent: bool
+    more_is_better: bool
+
+    def text(self, value: float) -> str:
+        """The value as printed: per cent with one decimal, or three decimals."""
+        if math.isnan(value):
+            return "–"
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
+
+
+def percent(share: float) -> str:
+    """A share as text, with a no-break space: 83.9 %."""
+    return f"{100 * share:.1f}\u00a0%"
+
+
+AUROC = Column("auroc", "AUROC, %", percent=True, more_is_better=True)
+BALANCED = Column("balanced_accuracy", "Balanced accuracy, %", percent=True, more_is_better=True)
+AT_HALF = Column("balanced_accuracy_at_half", "Balanced accuracy at 0.5, %", percent=True, more_is_better=True)
+BRIER = Column("brier", "Brier score", percent=False, more_is_better=False)
+ECE = Column("ece", "ECE", percent=False, more_is_better=False)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A method in the figures: label, number of its colour in the style sheet, marker of matplotlib and of the key."""
+
+    label: str
+    number: int
+    marker: str
+    glyph: str
+
+    @property
+    def colour(self) -> str:
+        """The placeholder that stands for its colour while it is drawn."""
+        return f"#0400{self.number:02x}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one report as data frames, each row with the label of its `method` (recipe, λ, checkpoint).
+
+    `images` are all rows of all splits; `metrics` and `constant` are the summary of the reported split.
+    """
+
+    images: pd.DataFrame
+    metrics: pd.DataFrame
+    constant: pd.DataFrame
+    facts: dict[str, Any]
+    split: str
+
+    @property
+    def series(self) -> list[Series]:
+        """The methods in order of appearance."""
+        labels = enumerate(self.metrics["method"].unique())
+        return [Series(label, i % len(MARKERS) + 1, *MARKERS[i % len(MARKERS)]) for i, label in labels]
+
+    @property
+    def tuned_on(self) -> bool:
+        """Whether checkpoints, and the threshold, were chosen on the very images that are reported."""
+        return self.split == "validation"
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns of the main table: 0.5 is a threshold for two classes only."""
+        return [AUROC, BALANCED, *([AT_HALF] if len(self.facts["classes"]) == 2 else []), BRIER, ECE]
+
+    def over_seeds(self, view: str, metric: str) -> pd.DataFrame:
+        """Mean, standard deviation, least and greatest of a metric over the runs of each method."""
+        rows = self.metrics[self.metrics["view"] == view]
+        return rows.groupby("method", sort=False)[metric].agg(["mean", "std", "min", "max"])
+
+    def of_constant(self, metric: str, view: str = "clean") -> float:
+        """A metric of the classifier that answers the prior."""
+        return float(self.constant.set_index("view").loc[view, metric])
+
+    def pgd(self) -> pd.DataFrame:
+        """The PGD-20 views in the training norm: view, epsilon; rising."""
+        views = self.constant[self.constant["norm"] == self.facts["training_norm"]]
+        return views[views["view"].str.match(r"pgd20_[^_]+_[^_]+$")].sort_values("epsilon")[["view", "epsilon"]]
+
+    def attacked(self) -> str | None:
+        """The PGD-20 view at the training ε; None where it was not evaluated."""
+        views = self.pgd()
+        at = views[np.isclose(views["epsilon"], self.facts["training_radius"], rtol=1e-3)]
+        return None if at.empty else str(at["view"].iloc[0])
+
+    def ball(self, norm: str, radius: float) -> str:
+        """A radius as it stands wherever one is shown: with its norm, the image size and its RMS in grey levels."""
+        grey = rms_grey_levels(radius, self.facts["image_size"], self.facts["channels"], norm)
+        most = "at most " if norm == "linf" else ""
+        size = self.facts["image_size"]
+        return f"{NORMS[norm]} ε = {radius:.3g} at {size} × {size}, RMS {most}{grey:.2f} grey levels of 255"
+
+
+def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Results:
+    """Tables, each summarised with its own metadata, as `Results`; raises as `write_report`."""
+    if not tables:
+        raise ValueError("report: tables: none; give at least one evaluated run")
+    names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
+    facts = [facts_of(table) for table in tables]
+    _refuse_unlike(names, [_shared(table, fact) for table, fact in zip(tables, facts, strict=True)])
+    own = [
+        {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"], "seen": _seen(fact)}
+        for name, fact in zip(names, facts, strict=True)
+    ]
+    images = pd.concat([table.to_pandas().assign(**add) for table, add in zip(tables, own, strict=True)])
+    summary = pd.concat([summarise(table).assign(**add) for table, add in zip(tables, own, strict=True)])
+    split, constant = reported_split(summary), summary["recipe"] == CONSTANT
+    rows = summary[~constant]
+    twice = rows[rows.duplicated([*RUN, "weight", "checksum", "split", "view"])]
+    if not twice.empty:
+        raise ValueError(f"{twice['name'].iloc[0]}: run: stands twice in the report; give it once")
+    return Results(
+        images=images.assign(method=_methods(images)),
+        metrics=rows.assign(method=_methods(rows))[rows["split"] == split],
+        constant=summary[constant & (summary["split"] == split)].drop_duplicates("view"),
+        facts=facts[0],
+        split=split,
+    )
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    """Groups of shifts that the augmentation of a run has seen; an older table does not say."""
+    return ", ".join(facts["seen"]) or "none" if "seen" in facts else "not stated"
+
+
+def _shared(table: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tables of one report must agree in: a report compares like with like."""
+    columns = table.select(["bundle", "split", "view"]).to_pandas()
+    return {
+        "bundle": set(columns["bundle"]),
+        **{name: facts[name] for name in SHARED},
+        "split": reported_split(columns),
+        "views": (set(columns["view"]), facts.get("parameters")),
+    }
+
+
+def _refuse_unlike(names: Sequence[str], shared: Sequence[Mapping[str, Any]]) -> None:
+    cures = {"split": "evaluate both on the same --split", "views": "evaluate both with the same --preset"}
+    for name, own in zip(names, shared, strict=True):
+        for field, value in own.items():
+            if value != shared[0][field]:
+                cure = cures.get(field, "a report compares like with like, so write two reports")
+                raise ValueError(f"{name}: {field.replace('_', ' ')}: not as in {names[0]}; {cure}")
+
+
+def _methods(rows: pd.DataFrame) -> pd.Series[str]:
+    """Labels: the recipe, with λ, checkpoint or checksum of the weights only where these tell methods apart."""
+    by_weight = rows.groupby("recipe")["weight"].transform("nunique") > 1
+    labels = rows["recipe"].where(~by_weight, rows["recipe"] + rows["weight"].map(", λ = {:g}".format))
+    labels = labels + (", " + rows["checkpoint"] if rows["checkpoint"].nunique() > 1 else "")
+    twins = rows.groupby([*RUN, "weight"], dropna=False)["checksum"].transform("nunique") > 1
+    return labels.where(~twins, labels + ", weights " + rows["checksum"].str[:6])
+
+
+def named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
+    """Heading and detail of a view."""
+    if view["family"] == "attack":
+        name = re.sub(r"(?<=[A-Z])(?=\d)", "-", view["view"].split("_")[0].upper())
+        start = view["view"].partition("_from_")[2]
+        return name + (f" from {start}" if start else ""), results.ball(view["norm"], view["epsilon"])
+    if view["family"] == "clean":
+        return "Clean images", ""
+    words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
+    severity = "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
+    return words, ", ".join(filter(None, (severity, "" if pd.isna(view["parameter"]) else view["parameter"])))
