@@ -192,7 +192,7 @@ def test_no_image_id_patient_or_file_name_reaches_the_page(page):
 
 def test_figures_have_titles_and_follow_the_style_sheet(page):
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(figures) == 4
+    assert len(figures) == 6  # two curves; clean and attacked, before and after temperature
     for figure in figures:
         assert re.match(r'<svg viewBox="[^"]*" role="img"><title>\S', figure)
         assert "var(--series-3)" in figure
@@ -352,3 +352,65 @@ def test_where_nothing_changes_the_factor_is_one():
 @pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (1, 1), (4.9, 2), (7, 5), (83, 50), (1e9, 500000)])
 def test_the_factor_of_the_difference_is_round(value, expected):
     assert pictures._round_down(value) == expected
+
+
+# Many shifts
+
+KINDS = {"blur": "blur", "low_dose": "noise"}
+
+
+def with_shifts(table):
+    """The same table with two kinds of shift at five severities, each of which takes more of the logits away."""
+    frame, facts = table.to_pandas(), json.loads(table.schema.metadata[b"rtda"])
+    clean = frame[(frame["view"] == "clean") & (frame["split"] == "test")]
+    parts = [frame]
+    for kind, least in (("blur", 0.1), ("low_dose", -0.8)):
+        for severity in range(1, 6):
+            share = 1 - (1 - least) * severity / 5
+            logits = [np.float32(share * z) for z in clean["logits"]]
+            shifted = {"view": f"{kind}_{severity}", "family": "shift", "severity": severity, "logits": logits}
+            parts.append(clean.assign(**shifted))
+    names = [f"{kind}_{severity}" for kind in KINDS for severity in range(1, 6)]
+    facts |= {"groups": {name: KINDS[name.rpartition("_")[0]] for name in names}}
+    facts["parameters"] |= dict.fromkeys(names, "σ 1")
+    rows = pa.concat_tables([pa.Table.from_pandas(part, COLUMNS, preserve_index=False) for part in parts])
+    return rows.replace_schema_metadata({b"rtda": json.dumps(facts).encode()})
+
+
+def test_many_shifts_are_a_map_and_curves_and_not_in_the_table_of_results(tmp_path):
+    tables = [with_shifts(make_table("standard", seen=[])), with_shifts(make_table("rtda", seen=["blur", "contrast"]))]
+    page = write_report(tables, [], tmp_path / "r.html", "t").read_text()
+    results, shifts = (
+        re.search(f'id="{name}".*?</section>', page, flags=re.DOTALL)[0] for name in ("results", "shifts")
+    )
+    assert "Blur" not in results
+    assert "Contrast down" not in results
+    assert "PGD-20" in results
+    rows = re.findall(r"<tr><th[^>]*>(.*?)</th>(.*?)</tr>", shifts.split("</thead>")[1], flags=re.DOTALL)
+    assert [plain(head).split(" σ")[0].strip() for head, _ in rows] == ["clean", "blur", "low dose"]
+    summary = [summarise(table).set_index(["split", "view"])["balanced_accuracy"] for table in tables]
+    for view, (_, cells) in zip(("clean", "blur_3", "low_dose_3"), rows, strict=True):
+        found = re.findall(r"--share: ([\d.]+)\">([\d.]+)(†?)<", cells)
+        expected = [one.loc["test", view].iloc[0] for one in summary]
+        assert [float(text) for _, text, _ in found] == pytest.approx([100 * value for value in expected], abs=0.051)
+        shares = [max(0, (value - 0.5) / 0.5) for value in expected]
+        assert [float(share) for share, _, _ in found] == pytest.approx(shares, abs=0.0051)
+        assert [mark for *_, mark in found] == ["", "†" if view == "blur_3" else ""]
+    assert len(re.findall("<svg", shifts)) == len(read(tables).shifts()["kind"].unique()) == 5
+
+
+def test_few_shifts_stand_in_the_table_of_results(page):
+    assert 'id="shifts"' not in page
+    assert "Contrast down" in page
+
+
+def test_temperature_moves_confidence_and_no_answer(tmp_path):
+    """A run of logits ten times too large: over-confident before, nearly calibrated after."""
+    table = make_table(n=300)
+    frame = table.to_pandas()
+    frame["logits"] = [np.float32(10 * z) for z in frame["logits"]]
+    large = pa.Table.from_pandas(frame, COLUMNS, preserve_index=False).replace_schema_metadata(table.schema.metadata)
+    images = read([large]).images
+    assert images["temperature"].unique() == pytest.approx(10 * read([table]).images["temperature"].unique(), rel=1e-3)
+    page = write_report([large], [], tmp_path / "r.html", "t").read_text()
+    assert page.count("After temperature: clean images") == 2  # title of the drawing, and its heading

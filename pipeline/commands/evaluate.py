@@ -200,7 +200,8 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
         "training_prior": lists.prior(lists.load(data_list, dataset_dir, "train"), len(lists.class_names(data_list))),
         "image_size": parser.get_parsed_content("image_size"),
         "channels": run.bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"],
-        "parameters": _parameters(evaluation.views),
+        "parameters": _stated(evaluation.views, "parameter"),
+        "groups": _stated(evaluation.views, "group"),
         "seen": sorted(seen(parser.get_parsed_content("views"))),
         "threads": evaluation.threads,
         "device": evaluation.device.type,
@@ -214,10 +215,10 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _parameters(views: Mapping[str, Any]) -> dict[str, str]:
-    """View -> what it was made with, of those that state it."""
-    stated = {name: described(view).get("parameter") for name, view in views.items()}
-    return {name: parameter for name, parameter in stated.items() if parameter}
+def _stated(views: Mapping[str, Any], fact: str) -> dict[str, str]:
+    """View -> what it states as a fact, such as the parameter it was made with; of those that do."""
+    stated = {name: described(view).get(fact) for name, view in views.items()}
+    return {name: text for name, text in stated.items() if text}
 
 
 def _versions() -> dict[str, str]:

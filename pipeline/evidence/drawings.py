@@ -13,9 +13,10 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 from .metrics import reliability
-from .results import NORMS, Column, Results, named
+from .results import BALANCED, NORMS, Column, Results, named
 
 # Figures are drawn in placeholder colours that become variables of the page's style sheet: they follow light and dark.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
@@ -89,17 +90,41 @@ def _tick(epsilon: float, radius: float) -> str:
     return f"{epsilon:.3g}\n{factor}"
 
 
-def reliability_diagram(results: Results, view: str) -> Markup:
-    """Accuracy over top-label confidence on one view of the reported split, all seeds of a method together."""
+def severities(results: Results, kind: str) -> Markup:
+    """Balanced accuracy over the severity of one kind of shift; severity 0 is the clean image."""
+    views = results.shifts()
+    views = views[views["kind"] == kind].sort_values("severity")
+    names, places = ["clean", *views["view"]], [0, *views["severity"]]
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(100 * results.of_constant(BALANCED.metric), color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
+        for series in results.series:
+            means = [100 * results.over_seeds(name, BALANCED.metric).loc[series.label, "mean"] for name in names]
+            line: dict[str, Any] = {"color": series.colour, "marker": series.marker, "markersize": 4, "linewidth": 1.2}
+            axes.plot(places, means, clip_on=False, **line)
+        axes.set(xticks=range(6), ylim=(0, 100), yticks=(0, 50, 100))
+        axes.set_title(kind.replace("_", " "), loc="left", fontsize=11, pad=8)
+
+    return _svg(draw, f"Balanced accuracy over the severity of {kind.replace('_', ' ')}", (2.9, 2.1))
+
+
+def reliability_diagram(results: Results, view: str, scaled: bool = False) -> Markup:
+    """Accuracy over top-label confidence on one view of the reported split, all seeds of a method together.
+
+    Scaled: after each run's own temperature, fitted on its clean validation images.
+    """
     images = results.images[(results.images["split"] == results.split) & (results.images["view"] == view)]
     start = 100 / len(results.facts["classes"])
     heading = ", ".join(filter(None, named(results, results.constant.set_index("view", drop=False).loc[view])))
+    heading = f"After temperature: {heading[0].lower()}{heading[1:]}" if scaled else heading
 
     def draw(axes: Axes) -> None:
         axes.plot([start, 100], [start, 100], color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
         for series in results.series:
             rows = images[images["method"] == series.label]
-            bins = 100 * reliability(rows["label"], np.stack(rows["probabilities"].tolist()), bins=8)
+            logits = np.stack(rows["logits"].tolist()).astype(np.float64)
+            probabilities = softmax(logits / rows[["temperature"]].to_numpy() if scaled else logits, axis=1)
+            bins = 100 * reliability(rows["label"], probabilities, bins=8)
             line: dict[str, Any] = {"color": series.colour, "marker": series.marker, "markersize": 4, "linewidth": 1}
             axes.plot(bins["confidence"], bins["accuracy"], clip_on=False, **line)
         axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(start, 100), ylim=(0, 100))

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from markupsafe import Markup
 
 from ..files import write_whole
-from .drawings import curve, reliability_diagram
+from .drawings import curve, reliability_diagram, severities
 from .metrics import CONSTANT, RUN
 from .pictures import load, pictures
 from .results import AUROC, BALANCED, Column, Results, named, percent, read
+
+MIDDLE = 3
+"""Severity at which the shifts are compared."""
 
 
 def write_report(
@@ -56,9 +61,10 @@ def write_report(
         facts=_facts(results),
         runs=_runs(results),
         repeated=_repeated(results),
-        blocks=[_block(results, view) for _, view in results.constant.iterrows()],
+        blocks=[_block(results, view) for _, view in _tabled(results).iterrows()],
+        shifts=_shifts(results) if results.grid else None,
         curves=[curve(results, column) for column in (BALANCED, AUROC)],
-        reliability=[reliability_diagram(results, view) for view in ("clean", results.attacked()) if view],
+        reliability=_reliability(results),
         pictures=pictures([load(path) for path in examples], results),
         commonest=_commonest(results),
     )
@@ -156,6 +162,54 @@ def _runs(results: Results) -> list[dict[str, str]]:
         }
         for _, row in rows.iterrows()
     ]
+
+
+def _tabled(results: Results) -> pd.DataFrame:
+    """The views that stand in the table of results: all of them, or all but the shifts where these are many."""
+    return results.constant[~results.constant["view"].isin(results.shifts()["view"] if results.grid else [])]
+
+
+def _reliability(results: Results) -> list[Markup]:
+    """Diagrams of clean and attacked images, as they are and after temperature where all runs have one."""
+    views = [view for view in ("clean", results.attacked()) if view]
+    before = [reliability_diagram(results, view) for view in views]
+    if results.images["temperature"].isna().any():
+        return before
+    return [*before, *(reliability_diagram(results, view, scaled=True) for view in views)]
+
+
+def _shifts(results: Results) -> dict[str, Any]:
+    """The map of the shifts at severity 3, row by row, and a curve for each kind."""
+    views = results.shifts()
+    middle = views[views["severity"] == MIDDLE]
+    rows = [_shift_row(results, results.constant.iloc[0], "clean", "")]
+    rows += [_shift_row(results, view, view["kind"].replace("_", " "), view["group"]) for _, view in middle.iterrows()]
+    return {
+        "severity": MIDDLE,
+        "methods": [series.label for series in results.series],
+        "rows": rows,
+        "mean": [percent(mean) for mean in np.mean([[cell["value"] for cell in row["cells"]] for row in rows[1:]], 0)],
+        "curves": [severities(results, kind) for kind in views["kind"].unique()],
+    }
+
+
+def _shift_row(results: Results, view: pd.Series[Any], words: str, group: str) -> dict[str, Any]:
+    """Balanced accuracy of each method, its place between the constant answer and all right, and whether it is seen."""
+    floor, values = results.of_constant(BALANCED.metric), results.over_seeds(view["view"], BALANCED.metric)["mean"]
+    seen = results.metrics.drop_duplicates("method").set_index("method")["seen"]
+    return {
+        "words": words,
+        "parameter": "" if pd.isna(view["parameter"]) else view["parameter"],
+        "cells": [
+            {
+                "value": values[method],
+                "text": BALANCED.text(values[method]),
+                "share": f"{max(0.0, (values[method] - floor) / (1 - floor)):.2f}",
+                "seen": bool(group) and group in seen[method].split(", "),
+            }
+            for method in values.index
+        ],
+    }
 
 
 def _block(results: Results, view: pd.Series[Any]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .metrics import CONSTANT, RUN, reported_split, rms_grey_levels, summarise
+from .metrics import CONSTANT, RUN, reported_split, rms_grey_levels, summarise, validated_temperature
 from .table import facts_of
 
 NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
 SHARED = ("classes", "checksum_list", "image_size", "channels", "training_radius", "training_norm")
 """Facts that the tables of one report must agree in."""
+MOST_SHIFTS = 8
+"""Shift views that stand one by one in the table of results; more are shown as a map and as curves."""
 
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
 
@@ -114,6 +116,20 @@ class Results:
         at = views[np.isclose(views["epsilon"], self.facts["training_radius"], rtol=1e-3)]
         return None if at.empty else str(at["view"].iloc[0])
 
+    def shifts(self) -> pd.DataFrame:
+        """The shift views in order: view, kind, group (empty where the table does not say), severity, parameter."""
+        views = self.constant[(self.constant["family"] == "shift") & self.constant["severity"].notna()]
+        kinds = views["view"].str.replace(r"_\d+$", "", regex=True)
+        groups = self.facts.get("groups", {})
+        return views[["view", "severity", "parameter"]].assign(
+            kind=kinds, group=[groups.get(view, "") for view in views["view"]]
+        )
+
+    @property
+    def grid(self) -> bool:
+        """Whether there are more shift views than a table can show one by one."""
+        return len(self.shifts()) > MOST_SHIFTS
+
     def ball(self, norm: str, radius: float) -> str:
         """A radius as it stands wherever one is shown: with its norm, the image size and its RMS in grey levels."""
         grey = rms_grey_levels(radius, self.facts["image_size"], self.facts["channels"], norm)
@@ -129,9 +145,11 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
     names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
     facts = [facts_of(table) for table in tables]
     _refuse_unlike(names, [_shared(table, fact) for table, fact in zip(tables, facts, strict=True)])
+    fitted = [validated_temperature(table) for table in tables]
     own = [
         {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"], "seen": _seen(fact)}
-        for name, fact in zip(names, facts, strict=True)
+        | {"temperature": temperature}
+        for name, fact, temperature in zip(names, facts, fitted, strict=True)
     ]
     images = pd.concat([table.to_pandas().assign(**add) for table, add in zip(tables, own, strict=True)])
     summary = pd.concat([summarise(table).assign(**add) for table, add in zip(tables, own, strict=True)])
