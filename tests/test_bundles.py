@@ -108,7 +108,7 @@ def test_the_recipe_in_train_is_rtda(bundle):
 def test_training_and_inference_have_one_network_and_one_preprocessing(bundle):
     train, inference = config(bundle, "train"), config(bundle, "inference")
     assert inference["network_def"] == train["network_def"]
-    assert inference["network_def"]["network"]["conv1_t_stride"] == 2
+    assert '"conv1_t_stride": 2' in json.dumps(inference["network_def"])
     assert inference["image_size"] == train["image_size"]
     steps = [step for step in train["preprocessing"] if step["_target_"] != "SelectItemsd"]
     kept = [{key: value for key, value in step.items() if key != "track_meta"} for step in steps]

@@ -1,0 +1,84 @@
+"""The tables of docs/chest_xray.md: made from measured files alone, and refused where these do not fit together."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "results/chest_xray", ROOT / "docs/chest_xray.md"
+SCRIPT = runpy.run_path(str(ROOT / "docs/tables/recipes.py"))
+VIEWS = ("clean", "pgd20_l2_0.571", "contrast_down_5")
+
+
+def figures(recipe, score, **more):
+    metrics = ("auroc", "balanced_accuracy", "balanced_accuracy_at_half", "brier", "nll")
+    return {
+        "bundle": "chest_xray_rtda",
+        "recipe": recipe,
+        "seed": 0,
+        "split": "test",
+        "images": 624,
+        "patients": 400,
+        "image_size": 64,
+        "training_radius": 0.5714,
+        "threshold": 0.25,
+        "temperature": 1.5,
+        "intervals": "95% percentile bootstrap over patients, 1000 draws, seed 0",
+        "checksum_list": "ab" * 32,
+        "checksum_weights": "cd" * 32,
+        "views": {view: {metric: [score, score - 0.05, score + 0.05] for metric in metrics} for view in VIEWS},
+        "constant": dict.fromkeys(metrics, 0.5),
+        "training": {"epochs": 12, "best_epoch": 9, "seconds": 1234, "computed_in": "float32"},
+        **more,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for recipe, score in (("rtda", 0.9), ("standard", 0.7)):
+        (tmp_path / f"{recipe}-0.json").write_text(json.dumps(figures(recipe, score)))
+    return tmp_path
+
+
+def test_rows_stand_in_the_order_of_recipes_and_the_best_is_bold(folder):
+    made = SCRIPT["tables"](SCRIPT["read"](folder))
+    auroc = made.split("**AUROC, %**")[1].split("\n\n")[1].splitlines()
+    assert auroc[0] == "| recipe | clean | PGD-20 ε = 0.571 | contrast × 0.4 |"
+    assert auroc[2:] == [
+        "| standard | 70.0 (65.0–75.0) | 70.0 (65.0–75.0) | 70.0 (65.0–75.0) |",
+        "| rtda | **90.0** (85.0–95.0) | **90.0** (85.0–95.0) | **90.0** (85.0–95.0) |",
+        "| *constant (class prior)* | 50.0 | 50.0 | 50.0 |",
+    ]
+    brier = made.split("**Brier score**")[1].split("\n\n")[1].splitlines()
+    assert brier[2].startswith("| standard | **0.700** (0.650–0.750) |")  # less is better
+
+
+def test_the_floor_is_told_for_each_recipe_and_missed_where_it_is(folder):
+    made = SCRIPT["tables"](SCRIPT["read"](folder))
+    floor = made.split("**The floor**")[1].split("\n\n")[1].splitlines()[2:]
+    assert "| standard | clean | AUROC, % | 70.0 | 89.5 | **missed** |" in floor
+    assert "| standard | contrast × 0.4 | AUROC, % | 70.0 | 61.3 | reached |" in floor
+    assert "| rtda | PGD-20 ε = 0.571 | Balanced accuracy at 0.5, % | 90.0 | 64.7 | reached |" in floor
+    assert not any(row.startswith("| standard | PGD") for row in floor)
+
+
+@pytest.mark.parametrize("field", ["split", "checksum_list", "intervals"])
+def test_files_that_do_not_fit_together_are_refused(folder, field):
+    (folder / "augmix-0.json").write_text(json.dumps(figures("augmix", 0.8, **{field: "other"})))
+    with pytest.raises(SystemExit, match=f"{field}: differs between the files"):
+        SCRIPT["read"](folder)
+
+
+def test_only_what_stands_between_the_marks_is_replaced():
+    page = "before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n"
+    assert SCRIPT["filled"](page, "new") == "before\n<!-- figures -->\n\nnew\n\n<!-- /figures -->\nafter\n"
+    with pytest.raises(SystemExit, match="must stand once each"):
+        SCRIPT["filled"]("no marks", "new")
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="no measured figures yet: results/chest_xray")
+def test_the_page_holds_the_tables_of_the_measured_files():
+    page = PAGE.read_text()
+    assert SCRIPT["filled"](page, SCRIPT["tables"](SCRIPT["read"](RESULTS))) == page
