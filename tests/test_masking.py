@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import foolbox
 import pytest
@@ -210,6 +211,13 @@ def test_a_liar_of_three_classes_is_caught_too(networks, lie):
     assert set(named) <= set(found.failed), str(found)
 
 
+def test_an_attack_that_makes_no_image_is_no_success(networks):
+    _, how, _ = LIARS["not a number"]
+    found = gate(Lying(networks["plain", 2], how))
+    for attack in ("FGSM", "PGD-20", "PGD-100 × 5", "PGD-20 at 16ε"):
+        assert found.accuracies[attack] == found.accuracies["clean"]
+
+
 def test_a_bfloat16_network_is_caught_as_it_is_called(networks):
     found = gate(AsCalled(networks["adversarial", 2], precision="bfloat16"))
     assert "ties" in found.failed
@@ -369,6 +377,11 @@ def test_a_gate_is_json(honest):
     ]
 
 
+def test_the_page_explains_every_check():
+    page = (Path(__file__).parents[1] / "docs/masking.md").read_text()
+    assert all(f"`{name}`" in page for name in MEANINGS)
+
+
 def test_passes_are_counted(networks):
     asked = {True: 0, False: 0}
 
@@ -385,23 +398,27 @@ def test_passes_are_counted(networks):
     assert 180 < found.facts["passes"]["forward and backward"] < 606
 
 
-def test_the_model_and_the_images_stay_as_they_were(networks):
+def test_the_model_and_the_images_stay_as_they_were():
+    """With layers in modes of their own, gradients there, and one bias that takes none."""
     layers = [nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(100, 2)]
     network = nn.Sequential(*layers)
     x, y = cohort(2, 16, seed=2)
     network(x).sum().backward()
     network[0].bias.requires_grad_(False)
-    network[1].eval()
     network[-1].bias.data = torch.tensor([0.0, -network.eval()(x).diff(dim=1).median().item()])
-    network.train()[1].eval()
+    network.train()[0].eval()
+    gates = []
 
     def checked(model, x, y):
-        check_masking(model, x, y, BALL)
+        gates.append(check_masking(model, x, y, BALL))
         return x.clone()
 
     check_view(checked, network, x, y)
     with torch.inference_mode():
-        check_masking(network, x, y, BALL)
+        gates.append(check_masking(network, x, y, BALL))
+    assert gates[0].as_dict() == gates[-1].as_dict()
+    assert not {"one class", "repeatable", "slope"} & set(gates[0].failed)  # dropout is off
+    assert gates[0].checks[5].passed
 
 
 @pytest.mark.parametrize(
