@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from rtda.pipeline.evidence import pictures
+from rtda.pipeline.evidence.gate import MEANINGS, Check, Gate, not_run
 from rtda.pipeline.evidence.metrics import CONSTANT, summarise
 from rtda.pipeline.evidence.report import finding, write_report
 from rtda.pipeline.evidence.results import read
@@ -414,3 +415,42 @@ def test_temperature_moves_confidence_and_no_answer(tmp_path):
     assert images["temperature"].unique() == pytest.approx(10 * read([table]).images["temperature"].unique(), rel=1e-3)
     page = write_report([large], [], tmp_path / "r.html", "t").read_text()
     assert page.count("After temperature: clean images") == 2  # title of the drawing, and its heading
+
+
+# The verdict
+
+
+def gate(**failing):
+    """A gate as evaluation states it, with one check passed, one not run and those given."""
+    checks = [Check("noise ≥ FGSM", 0.5, 0.6), not_run("PGD ≥ APGD", "the attack has not joined yet", needed=False)]
+    checks += [Check(name, *values) for name, values in failing.items()]
+    return Gate(tuple(checks), {}, {"norm": "l2"}).as_dict()
+
+
+def test_the_verdict_stands_on_top_with_the_failed_checks_and_what_they_mean(tmp_path):
+    masked = make_table("standard", masking=gate(ties=(0.4, 0.1)))
+    text = plain(write_report([masked, make_table("rtda", masking=gate())], [], tmp_path / "r.html", "t").read_text())
+    assert "Gradient-masking checks: standard masked (ties); rtda believable ." in text.split("What was evaluated")[0]
+    section = text.split("Can the attacked numbers be believed")[1]
+    assert "noise ≥ FGSM 0.500 ≤ 0.600 0.500 ≤ 0.600" in section
+    assert "ties 0.400 ≤ 0.100 failed" in section
+    assert "not run: the attack has not joined yet" in section
+    assert MEANINGS["ties"] in section
+    assert MEANINGS["noise ≥ FGSM"] not in section
+
+
+def test_a_run_without_checks_is_said_to_have_none(page, tmp_path):
+    assert "Gradient-masking checks: not run ; the preset asks for none." in plain(page)
+    tables = [make_table("standard"), make_table("rtda", masking=gate())]
+    text = plain(write_report(tables, [], tmp_path / "r.html", "t").read_text())
+    assert "standard not run ; rtda believable ." in text
+    few = {
+        "verdict": "not decidable",
+        "failed": [],
+        "checks": [],
+        "accuracies": {},
+        "facts": {"why": "images: too few"},
+    }
+    text = plain(write_report([make_table(masking=few)], [], tmp_path / "f.html", "t").read_text())
+    assert "rtda not decidable (images: too few)." in text
+    assert "Can the attacked numbers be believed" not in text

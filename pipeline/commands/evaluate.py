@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
@@ -20,12 +21,14 @@ from ..delivery.bundle import INSTALLED, BundleError, Run
 from ..delivery.pack import halved
 from ..evidence.evaluation import Evaluation, described, named, weights_checksum
 from ..evidence.figures import figures
+from ..evidence.gate import Gate
+from ..evidence.masking import balanced_rows, check_masking
 from ..evidence.metrics import flat, rms_grey_levels, summarise
 from ..evidence.table import facts_of, write_table
 from ..files import write_whole
 from ..handlers import load_checkpoint
 from ..tracking import log_artifacts, log_metrics
-from ..views import Clean, seen
+from ..views import Clean, plain, seen
 from . import made, quieten
 from .examples import write_examples
 from .train import command_of, training_of
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     _compute_all(evaluations, arguments)
     out = table_path(run, arguments.split, arguments.checkpoint)
     write_examples(evaluations[0], parser, run.facts["recipe"], examples_path(out))
-    stated = facts(run, parser, evaluations[0])
+    stated = facts(run, parser, evaluations[0]) | {"masking": masking(parser, evaluations[0])}
     table = pa.concat_tables([evaluation.table(stated) for evaluation in evaluations])
     write_table(table, out)
     for evaluation in evaluations:
@@ -173,6 +176,23 @@ def _evaluation(run: Run, parser: Any, split: str, arguments: Any) -> Evaluation
         | {"versions": _versions()},
         threads=arguments.threads,
     )
+
+
+def masking(parser: Any, evaluation: Evaluation) -> dict[str, Any] | None:
+    """The gradient-masking checks on some of the reported images, as the preset asks; None where it does not."""
+    if "masking_images" not in parser:
+        return None
+    attack, most = parser.get_parsed_content("attack"), parser.get_parsed_content("masking_images")
+    rows = balanced_rows([item["label"] for item in evaluation.items], most, evaluation.seed)
+    items = [evaluation.transform(evaluation.items[row]) for row in rows]
+    x = torch.stack([plain(torch.as_tensor(item["image"])) for item in items]).to(evaluation.device)
+    y = torch.tensor([int(item["label"]) for item in items], device=evaluation.device)
+    print(f"gradient-masking checks on {len(rows)} images", file=sys.stderr, flush=True)
+    how: dict[str, Any] = {"bounds": attack.bounds, "images": most, "seed": evaluation.seed}
+    try:
+        return check_masking(evaluation.model, x, y, attack.ball, **how, threads=evaluation.threads).as_dict()
+    except ValueError as error:  # of the images, which are too few or of one class: the rest of the table stands
+        return Gate((), {}, {"why": str(error)}).as_dict() | {"verdict": "not decidable"}
 
 
 def flat_views(views: Any) -> Iterator[Any]:

@@ -47,6 +47,10 @@ RECIPE_IDS = ("views", "stack", "supervise", "weight", "divergence")
 """Ids that a recipe sets, all of them and no others."""
 
 
+PRESET_IDS = ("evaluation_views", "masking_images")
+"""Ids of an evaluation preset: its views, and on how many images the gradient-masking checks are run, if at all."""
+
+
 class BundleError(ValueError):
     """A bundle, recipe, run or key that is not there, in one line with the cure."""
 
@@ -225,7 +229,7 @@ def find_views(name: str) -> Path:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (INSTALLED / "views").glob("*.yaml")))
         raise BundleError(f"{Path(name).name}: preset: not found; choose one of {known}, or give a YAML file")
-    _refuse_unknown(path.name, read_yaml(path), ("evaluation_views",))
+    _refuse_unknown(path.name, read_yaml(path), PRESET_IDS)
     return path
 
 

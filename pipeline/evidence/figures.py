@@ -46,6 +46,7 @@ def figures(table: pa.Table) -> dict[str, Any]:
         **{name: facts[name] for name in ("checksum_list", "checksum_weights", "versions")},
         "intervals": f"{bootstrap.LEVEL:.0%} percentile bootstrap over patients, {bootstrap.DRAWS} draws, seed 0",
         "views": _views(table, rows),
+        "masking": facts.get("masking"),
         "constant": {metric: _plain(constant[metric]) for metric in METRICS},
     }
 

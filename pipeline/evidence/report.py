@@ -7,7 +7,7 @@ image id reaches the page, and the page fetches nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def write_report(
         certainty=_certainty(results),
         facts=_facts(results),
         runs=_runs(results),
+        masking=_masking(results),
         repeated=_repeated(results),
         blocks=[_block(results, view) for _, view in _tabled(results).iterrows()],
         shifts=_shifts(results) if results.grid else None,
@@ -210,6 +211,34 @@ def _shift_row(results: Results, view: pd.Series[Any], words: str, group: str) -
             for method in values.index
         ],
     }
+
+
+def _masking(results: Results) -> dict[str, Any] | None:
+    """Verdicts of the gradient-masking checks, and a row for each check; None where no run had them."""
+    runs = results.metrics.drop_duplicates(["method", *RUN])
+    several = runs["method"].duplicated().any()
+    names = [f"{row['method']}, seed {row['seed']}" if several else row["method"] for _, row in runs.iterrows()]
+    gates = {name: results.masking[table] for name, table in zip(names, runs["name"], strict=True)}
+    if not any(gates.values()):
+        return None
+    verdicts = [(name, gate["verdict"] if gate else "not run", _reasons(gate)) for name, gate in gates.items()]
+    found = {name: {check["name"]: check for check in gate["checks"]} for name, gate in gates.items() if gate}
+    checks = dict.fromkeys(name for each in found.values() for name in each)
+    rows = [(name, [_checked(each.get(name)) for each in found.values()]) for name in checks]
+    every = [check for each in found.values() for check in each.values()]
+    failed = {check["name"]: check["meaning"] for check in every if check["passed"] is False}
+    return {"verdicts": verdicts, "runs": list(found), "rows": rows, "failed": failed}
+
+
+def _reasons(gate: Mapping[str, Any] | None) -> str:
+    return ", ".join(gate["failed"]) or str(gate["facts"].get("why", "")) if gate else ""
+
+
+def _checked(check: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Figure against limit, and what came of it."""
+    if check is None or check["figure"] is None:
+        return ("" if check is None else check["note"]), ""
+    return f"{check['figure']:.3f} ≤ {check['limit']:.3f}", "passed" if check["passed"] else "failed"
 
 
 def _block(results: Results, view: pd.Series[Any]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Series:
 class Results:
     """The tables of one report as data frames, each row with the label of its `method` (recipe, λ, checkpoint).
 
-    `images` are all rows of all splits; `metrics` and `constant` are the summary of the reported split.
+    `images` are all rows of all splits; `metrics` and `constant` are the summary of the reported split; `masking` are
+    the gradient-masking checks by the name of the table, None where they were not run.
     """
 
     images: pd.DataFrame
@@ -79,6 +80,7 @@ class Results:
     constant: pd.DataFrame
     facts: dict[str, Any]
     split: str
+    masking: dict[str, dict[str, Any] | None]
 
     @property
     def series(self) -> list[Series]:
@@ -164,6 +166,7 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         constant=summary[constant & (summary["split"] == split)].drop_duplicates("view"),
         facts=facts[0],
         split=split,
+        masking={name: fact.get("masking") for name, fact in zip(names, facts, strict=True)},
     )
 
 
