@@ -19,7 +19,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 # Within pipeline, imports point downward: a layer may import those before it, and its own.
 LAYERS = [
-    {"balls", "losses", "seeding", "files", "networks", "progress", "provenance", "sheet"},
+    {"balls", "losses", "seeding", "files", "networks", "normalisation", "progress", "provenance", "sheet"},
     {"attacks"},
     {"views"},
     {"engine"},

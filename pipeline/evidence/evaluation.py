@@ -9,6 +9,7 @@ The model runs in float32 with TF32 off: logits in bf16 tie, and ties look like 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ..attacks import frozen
 from ..files import write_whole
+from ..normalisation import holding
 from ..progress import progress
 from ..seeding import derived_seed, forked
 from ..views import View, check_views, parent_of, plain
@@ -111,7 +113,8 @@ class Evaluation:
         self.transform, self.parts, self.seed, self.threads = transform, parts, seed, threads
         self.identity = dict(identity or {})
         self.shards = [range(i, min(i + SHARD, len(items))) for i in range(0, len(items), SHARD)]
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        state = itertools.chain(model.parameters(), model.buffers())  # a program from a file may have buffers only
+        self.device = next((tensor.device for tensor in state), torch.device("cpu"))
 
     def claim(self) -> None:
         """Keep the parts that are there only if they belong to this very evaluation."""
@@ -168,12 +171,14 @@ class Evaluation:
             seed = derived_seed(self.seed, name, k)
             set_rnd(view, seed)
             with forked(seed, self.device):
-                made[name] = view(self.model, made.get(parent_of(view) or "", x), y)
-            write_part(self._rows(k, name, x, made[name], y), self._part(k, name))
+                start = made.get(parent_of(view) or "", x)
+                model = holding(self.model, start) if described(view).get("norm") else self.model
+                made[name] = view(model, start, y)
+            with torch.no_grad():
+                logits = model(made[name]).float()
+            write_part(self._rows(k, name, x, made[name], y, logits), self._part(k, name))
 
-    def _rows(self, k: int, name: str, clean: Tensor, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
-        with torch.no_grad():
-            logits = self.model(x).float()
+    def _rows(self, k: int, name: str, clean: Tensor, x: Tensor, y: Tensor, logits: Tensor) -> list[dict[str, Any]]:
         if logits.ndim != 2 or not bool(logits.isfinite().all()):
             raise ValueError(f"{name}: logits: {tuple(logits.shape)}, not a finite (images, classes); check the model")
         delta = (x - clean).flatten(1)
