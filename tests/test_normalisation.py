@@ -50,8 +50,15 @@ def test_z_scores_are_those_of_monai(spatial, nonzero, channel_wise, given_mean,
 @pytest.mark.parametrize("channel_wise", [False, True])
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"minv": -1.0}, {"minv": 2.0, "maxv": 5.0}, {"minv": None}, {"maxv": None}, {"minv": 0.5, "maxv": None}]
-    + [{"minv": None, "maxv": None, "factor": 0.3}, {"minv": None, "maxv": None}],
+    [
+        {},
+        {"minv": -1.0},
+        {"minv": 2.0, "maxv": 5.0},
+        {"minv": None},
+        {"minv": 0.5, "maxv": None},
+        {"minv": None, "maxv": None},
+        {"minv": None, "maxv": None, "factor": 0.3},
+    ],
 )
 def test_scalings_to_the_own_range_are_those_of_monai(arguments, channel_wise):
     transform, x = ScaleIntensity(**arguments, channel_wise=channel_wise), films()
