@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from monai.transforms import Compose, LoadImaged, Resized
 from rtda.pipeline.data import lists
-from rtda.pipeline.evidence import metrics
+from rtda.pipeline.evidence import calibration, scores
 from rtda.pipeline.progress import progress
 from rtda.transforms.reader import FilmReader
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -51,9 +51,9 @@ def scored(train: tuple[Array, npt.NDArray[np.int64]], other: tuple[Array, npt.N
     curve = LogisticRegression().fit(held_out[:, None], y, sample_weight=weight)
     answer = ridge().fit(x, 2.0 * y - 1, sample_weight=weight).predict(x_other)
     p = curve.predict_proba(answer[:, None])
-    balanced = metrics.balanced_accuracy(y_other, metrics.predict(p))
-    auroc = metrics.auroc(y_other, np.stack([-answer, answer], 1))
-    return [f"{100 * auroc:.1f}", f"{100 * balanced:.1f}", f"{metrics.nll(y_other, p):.3f}"]
+    balanced = scores.balanced_accuracy(y_other, scores.predict(p))
+    auroc = scores.auroc(y_other, np.stack([-answer, answer], 1))
+    return [f"{100 * auroc:.1f}", f"{100 * balanced:.1f}", f"{calibration.nll(y_other, p):.3f}"]
 
 
 def told_apart(one: Array, other: Array) -> str:
@@ -63,7 +63,7 @@ def told_apart(one: Array, other: Array) -> str:
     weight = np.where(y == 1, 0.5 / (y == 1).mean(), 0.5 / (y == 0).mean())
     order = np.random.default_rng(0).permutation(len(y))
     answer = cross_val_predict(ridge(), x[order], 2.0 * y[order] - 1, params={"sample_weight": weight[order]})
-    return f"{100 * metrics.auroc(y[order], np.stack([-answer, answer], 1)):.1f}"
+    return f"{100 * scores.auroc(y[order], np.stack([-answer, answer], 1)):.1f}"
 
 
 def main() -> None:

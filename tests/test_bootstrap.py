@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rtda.pipeline.evidence import bootstrap, metrics
+from rtda.pipeline.evidence import bootstrap, calibration, metrics, scores
+from rtda.pipeline.evidence.outcomes import METRICS
 from scipy.special import softmax
 
 quick = settings(max_examples=40, deadline=None)
@@ -29,17 +30,22 @@ def outcomes(draw):
 def test_a_replicate_is_the_metric_of_repeated_rows(data, seed):
     labels, logits = data
     drawn = bootstrap.counts([None] * len(labels), draws=4, seed=seed)
-    p, at = softmax(logits, axis=1), logits.argmax(1)
-    found = bootstrap.replicates(drawn, labels, logits, logits, {"accuracy": at, "balanced_accuracy": at})
-    assert set(found) == {"accuracy", "balanced_accuracy", "auroc", "brier", "nll"}
+    p, scaled, at = softmax(logits, axis=1), softmax(logits / 1.7, axis=1), logits.argmax(1)
+    predictions = dict.fromkeys(("accuracy", "balanced_accuracy", "sensitivity_at_90", "specificity_at_90"), at)
+    found = bootstrap.replicates(drawn, labels, logits, logits, predictions, temperature=1.7)
     for k, times in enumerate(drawn):
         rows = np.repeat(np.arange(len(labels)), times)
         expected = {
-            "accuracy": metrics.accuracy(labels[rows], at[rows]),
-            "balanced_accuracy": metrics.balanced_accuracy(labels[rows], at[rows]),
-            "auroc": metrics.auroc(labels[rows], logits[rows]),
-            "brier": metrics.brier(labels[rows], p[rows]),
-            "nll": metrics.nll(labels[rows], p[rows]),
+            "accuracy": scores.accuracy(labels[rows], at[rows]),
+            "balanced_accuracy": scores.balanced_accuracy(labels[rows], at[rows]),
+            "sensitivity_at_90": scores.recall(labels[rows], at[rows], of=1),
+            "specificity_at_90": scores.recall(labels[rows], at[rows], of=0),
+            "auroc": scores.auroc(labels[rows], logits[rows]),
+            "brier": calibration.brier(labels[rows], p[rows]),
+            "brier_uncertainty": calibration.brier_parts(labels[rows], p[rows])["uncertainty"].sum(),
+            "nll": calibration.nll(labels[rows], p[rows]),
+            "brier_scaled": calibration.brier(labels[rows], scaled[rows]),
+            "nll_scaled": calibration.nll(labels[rows], scaled[rows]),
         }
         assert {name: values[k] for name, values in found.items()} == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
@@ -89,11 +95,13 @@ def test_images_of_few_patients_say_less_than_images_of_many():
     assert widths[0] / widths[1] == pytest.approx(np.sqrt(12), rel=0.15)
 
 
-def test_replicates_without_a_class_are_left_out():
+def test_replicates_without_a_class_are_left_out_and_many_of_them_leave_no_interval():
     labels = np.array([0, 1])
     found = bootstrap.replicates(np.array([[2, 0], [1, 1], [0, 2]]), labels, np.eye(2), np.eye(2), {})
     assert np.isnan(found["auroc"][[0, 2]]).all()
-    assert bootstrap.percentiles(found["auroc"]) == (1, 1)
+    assert np.isnan(bootstrap.percentiles(found["auroc"])).all()
+    assert bootstrap.percentiles([np.nan] + [1] * 9) == (1, 1)
+    assert np.isnan(bootstrap.percentiles([np.nan] * 2 + [1] * 9)).all()
     assert np.isnan(bootstrap.percentiles([np.nan])).all()
 
 
@@ -113,10 +121,12 @@ def test_intervals_hold_the_metrics_of_the_summary_and_none_is_stated_for_ece():
     labels = np.arange(90) % 2
     made = table(rng.normal(size=(90, 2)) + np.eye(2)[labels], labels, [f"p{i // 2}" for i in range(90)])
     found, summary = metrics.intervals(made), metrics.flat(metrics.summarise(made))
-    assert found["metric"].tolist() == list(metrics.METRICS)
-    assert dict(zip(found["view"] + "/" + found["metric"], found["value"], strict=True)) == summary
-    ece = found["metric"] == "ece"
-    assert found[ece][["low", "high"]].isna().to_numpy().all()
-    assert ((found["low"] < found["value"]) & (found["value"] < found["high"]))[~ece].all()
+    assert found["metric"].tolist() == list(METRICS)
+    defined = found.dropna(subset="value")
+    assert dict(zip(defined["view"] + "/" + defined["metric"], defined["value"], strict=True)) == summary
+    inside = (defined["low"] < defined["value"]) & (defined["value"] < defined["high"])
+    without = ["brier_reliability", "brier_resolution", "brier_residual", "ece"]
+    assert defined["metric"][~inside].tolist() == [*without[:2], "brier_uncertainty", *without[2:]]
+    assert defined[defined["metric"].isin(without)][["low", "high"]].isna().all(axis=None)
     assert found.equals(metrics.intervals(made))
     assert not found.equals(metrics.intervals(made, draws=500))

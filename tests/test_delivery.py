@@ -26,6 +26,8 @@ from rtda.pipeline.delivery.infer import Classifier, found, rows
 from rtda.pipeline.delivery.pack import halved
 from rtda.pipeline.evidence import metrics
 from rtda.pipeline.evidence.evaluation import weights_checksum
+from rtda.pipeline.evidence.outcomes import METRICS
+from rtda.pipeline.evidence.scores import predict
 from rtda.pipeline.evidence.table import facts_of, read_table
 from rtda.pipeline.handlers import load_checkpoint
 from rtda.transforms.display import Choices
@@ -259,7 +261,7 @@ def test_the_threshold_is_printed_in_six_digits_and_decides_with_all(threshold, 
         monkeypatch.setattr(Classifier, "probabilities", lambda self, image, p=p: [1 - p, p])
         (row,) = rows(Classifier(ConfigParser({}), ["a", "b"], threshold), [film])
         assert (row["threshold"], row["predicted"], row["b"]) == (printed, predicted, f"{p:.6f}")
-        assert metrics.predict([[1 - p, p]], threshold)[0] == ["a", "b"].index(predicted)
+        assert predict([[1 - p, p]], threshold)[0] == ["a", "b"].index(predicted)
 
 
 def test_an_error_row_says_what_the_reader_says(workshop, tmp_path, monkeypatch):
@@ -379,7 +381,7 @@ def test_the_figures_of_a_run_hold_its_metrics_intervals_and_commands(workshop):
     found = {
         f"{view}/{metric}": numbers[metric][0]
         for view, numbers in stated["views"].items()
-        for metric in metrics.METRICS
+        for metric in METRICS
         if numbers[metric][0] is not None
     }
     assert found == pytest.approx(summary, rel=1e-5)
@@ -387,6 +389,14 @@ def test_the_figures_of_a_run_hold_its_metrics_intervals_and_commands(workshop):
     assert low < value < high
     assert stated["checksum_weights"] == facts_of(table)["checksum_weights"]
     assert stated["constant"]["balanced_accuracy"] == 0.5
+    assert stated["attacks"]["of"] == ["fgsm_l2_0.125", "pgd20_l2_0.0625", "pgd20_l2_0.125"]
+    assert stated["shifts"]["worst"] in {"contrast_down_5", "contrast_up_5", "gaussian_noise_5"}
+    value, low, high = stated["shifts"]["mean_error"]
+    assert low < value < high
+    assert {"site", "sex"} <= set(stated["subgroups"])
+    levels = stated["subgroups"]["sex"].values()
+    assert sum(level["images"] for level in levels) == stated["images"]
+    assert all(set(level["views"]) == {"clean", "pgd20_l2_0.125", "contrast_down_5"} for level in levels)
     assert stated["commands"] == [
         "rtda train phantom_rtda --recipe rtda --image-size 32 --max-epochs 2 --precision float32 "
         "--run-name rtda --dataset-dir DIR",

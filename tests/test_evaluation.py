@@ -13,11 +13,12 @@ from monai.transforms import RandGaussianNoise
 from rtda.pipeline.attacks import FGSM, PGD
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.cli import main
+from rtda.pipeline.commands import evaluate as command
 from rtda.pipeline.commands.evaluate import flat_views
 from rtda.pipeline.delivery.bundle import find_views
 from rtda.pipeline.evidence import evaluation as module
 from rtda.pipeline.evidence.evaluation import Evaluation, named, weights_checksum
-from rtda.pipeline.evidence.table import COLUMNS, read_table, write_table
+from rtda.pipeline.evidence.table import COLUMNS, read_table, with_facts, write_table
 from rtda.pipeline.views import Augment, Chain, Clean, PerImage
 from rtda.transforms.intensity import RandomContrastBrightness
 from rtda.transforms.shifts import Shift
@@ -98,6 +99,32 @@ def test_probabilities_are_the_softmax_of_the_logits(reference):
     logits, probabilities = (np.array(reference[name].to_pylist()) for name in ("logits", "probabilities"))
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Labelled(Film):
+    """The same with three labels that exclude nothing."""
+
+    def __call__(self, item):
+        return super().__call__(item) | {"label": torch.tensor(item["label"])}
+
+
+def test_a_multi_label_set_has_lists_of_labels_and_a_probability_for_each(tmp_path):
+    films = [item | {"label": [n % 2, n % 3 % 2, 1]} for n, item in enumerate(items(70))]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    tested = {"clean": Clean(), "pgd": PGD(L2(0.3), steps=2)}
+    one = Evaluation(net, tested, films, Labelled(), RECORD, tmp_path / "parts")
+    one.claim()
+    one.run()
+    made = one.table({"classes": ["a", "b", "c"], "multilabel": True})
+    assert made.schema.names == COLUMNS.names
+    assert made["label"].to_pylist() == [item["label"] for item in films] * 2
+    logits, probabilities = (np.array(made[name].to_pylist()) for name in ("logits", "probabilities"))
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6)
+    stored = read_table(write_table(made, tmp_path / "predictions.parquet"))
+    assert stored.equals(made)
+    with pytest.raises(ValueError, match=r"^one\.parquet: label: not as its metadata state; "):
+        read_table(write_table(with_facts(made, {"classes": ["a", "b", "c"]}), tmp_path / "one.parquet"))
 
 
 def test_distances_are_those_to_the_clean_image(reference):
@@ -360,6 +387,17 @@ def test_two_processes_and_workers_make_the_table_of_one(workshop, capfd):
     assert read_table(stored).equals(before, check_metadata=True)
 
 
+def test_a_list_without_validation_is_evaluated_without_and_its_prior_may_be_its_own():
+    item = [{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}]
+    whole = {"classes": ["a", "b"], "train": item[:2], "validation": item[2:3], "test": item}
+    assert command.splits("test", whole) == ["test", "validation"]
+    assert command.splits("validation", whole) == ["validation"]
+    assert command.splits("test", whole | {"validation": []}) == ["test"]
+    assert command._prior(whole) == {"training_prior": [0.5, 0.5], "prior_source": "train"}
+    foreign = whole | {"train": [], "validation": []}
+    assert command._prior(foreign) == {"training_prior": [0.25, 0.75], "prior_source": "own images"}
+
+
 def test_the_tables_metadata_state_model_list_and_versions(workshop):
     stated = json.loads(read_table(workshop / "runs/rtda/predictions.parquet").schema.metadata[b"rtda"])
     assert stated["classes"] == ["no lesion", "lesion"]
@@ -372,6 +410,7 @@ def test_the_tables_metadata_state_model_list_and_versions(workshop):
         "gaussian_noise_5": "σ 0.08",
     }
     assert stated["seen"] == ["brightness", "contrast"]
+    assert stated["prior_source"] == "train"
     assert {"torch", "monai", "rtda"} <= set(stated["versions"])
 
 

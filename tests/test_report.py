@@ -293,6 +293,21 @@ def test_no_table_and_pictures_of_another_shape_are_refused(tmp_path):
         write_report([make_table(n=30)], [tmp_path / "run/examples.npz"], tmp_path / "r.html", "t")
 
 
+def test_a_list_without_train_or_validation_split_is_marked_so(tmp_path):
+    table = make_table(n=30, prior_source="own images")
+    table = table.filter(pa.compute.field("split") == "test")
+    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    assert "Threshold 0.5, as there is no validation split to choose it on; no temperature either" in text
+    assert "Prior of the list’s own images, which has no train split normal 37.5 %, pneumonia 62.5 %" in text
+    assert "Training prior" not in text
+    assert "training prior" not in text
+
+
+def test_multi_label_tables_are_refused():
+    with pytest.raises(ValueError, match=r"^report: multi-label tables: not supported yet; use their metrics\.json$"):
+        read([make_table(n=30, multilabel=True)])
+
+
 def test_a_report_on_validation_says_that_it_was_chosen_there(tmp_path):
     told = "chosen on these very images"
     page = plain(write_report([make_table(reported="validation", n=30)], [], tmp_path / "v.html", "t").read_text())

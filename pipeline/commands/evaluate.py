@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     quieten()
     run: Run = arguments.run
     parser = load(run, arguments)
-    evaluations = [_evaluation(run, parser, split, arguments) for split in splits(arguments.split)]
+    listed = lists.read(parser.get_parsed_content("data_list"))
+    evaluations = [_evaluation(run, parser, split, arguments) for split in splits(arguments.split, listed)]
     if arguments.rank is not None:  # one of the processes that the first one has started
         _compute(evaluations, arguments, arguments.rank)
         return 0
@@ -132,9 +133,9 @@ def weights(run: Run, checkpoint: str) -> Mapping[str, Any]:
     return state
 
 
-def splits(reported: str) -> list[str]:
-    """The reported split with all views; before a test split also clean validation, which sets the threshold."""
-    return [reported] if reported == "validation" else [reported, "validation"]
+def splits(reported: str, listed: Mapping[str, Any]) -> list[str]:
+    """The reported split with all views; beside a test split clean validation, if any, which sets the threshold."""
+    return [reported, "validation"] if reported != "validation" and listed["validation"] else [reported]
 
 
 def load(run: Run, arguments: Any) -> Any:
@@ -214,10 +215,10 @@ def _start_others(arguments: Any) -> list[subprocess.Popen[bytes]]:
 def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
     """What the table's metadata says of the model, the list and the computation."""
     attack = parser.get_parsed_content("attack")
-    data_list, dataset_dir = parser.get_parsed_content("data_list"), parser.get_parsed_content("dataset_dir")
+    listed = lists.read(data_list := parser.get_parsed_content("data_list"))
     return {
-        "classes": lists.class_names(data_list),
-        "training_prior": lists.prior(lists.load(data_list, dataset_dir, "train"), len(lists.class_names(data_list))),
+        "classes": listed["classes"],
+        **_prior(listed),
         "image_size": parser.get_parsed_content("image_size"),
         "channels": run.bundle.metadata["network_data_format"]["inputs"]["image"]["num_channels"],
         "parameters": _stated(evaluation.views, "parameter"),
@@ -233,6 +234,13 @@ def facts(run: Run, parser: Any, evaluation: Evaluation) -> dict[str, Any]:
         "training_precision": run.facts["computed_in"],
         "versions": _versions(),
     }
+
+
+def _prior(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Shares of the classes in training; of a list that has no train split, in the list's own images."""
+    items = listed["train"] or [*listed["validation"], *listed["test"]]
+    source = "train" if listed["train"] else "own images"
+    return {"training_prior": lists.prior(items, len(listed["classes"])), "prior_source": source}
 
 
 def _stated(views: Mapping[str, Any], fact: str) -> dict[str, str]:

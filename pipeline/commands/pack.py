@@ -12,8 +12,9 @@ from monai.bundle import ConfigParser
 
 from ..delivery.bundle import BundleError, Run
 from ..delivery.pack import as_float32, inference_config, pack
+from ..evidence.answers import reported_split
 from ..evidence.evaluation import weights_checksum
-from ..evidence.metrics import flat, reported_split, rms_grey_levels, summarise, validated_temperature
+from ..evidence.metrics import flat, rms_grey_levels, summarise, validated_temperature
 from ..evidence.table import facts_of, read_table
 from ..tracking import set_tags
 from . import made

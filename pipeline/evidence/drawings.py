@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
-from .metrics import reliability
+from .calibration import reliability
 from .results import BALANCED, NORMS, Column, Results, named
 
 # Figures are drawn in placeholder colours that become variables of the page's style sheet: they follow light and dark.

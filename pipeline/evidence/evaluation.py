@@ -84,7 +84,8 @@ class Evaluation:
         model: (B, C, *spatial) in [0, 1] -> logits (B, K), on its device.
         views: name -> view, in order; see :func:`named`.
         items: the split's items of the data list, in order.
-        transform: item -> {"image": float32 (C, *spatial) in [0, 1], "label": int, …}.
+        transform: item -> {"image": float32 (C, *spatial) in [0, 1], "label": int, …}; the label of a
+            multi-label set is (L,) of 0 and 1.
         record: columns that are the same in every row: bundle, recipe, seed, checkpoint, split.
         parts: folder for the part files. Parts of the same evaluation are kept, others are removed.
         identity: what else the numbers depend on, for JSON: preprocessing, versions. Parts made under another one are
@@ -185,7 +186,7 @@ class Evaluation:
         values = {
             "label": y,
             "logits": logits,
-            "probabilities": logits.softmax(1),
+            "probabilities": logits.softmax(1) if y.ndim == 1 else logits.sigmoid(),  # labels of their own
             "l2": torch.linalg.vector_norm(delta, dim=1),
             "linf": delta.abs().amax(1),
         }

@@ -8,8 +8,12 @@ import pandas as pd
 import pyarrow as pa
 
 from . import bootstrap
-from .metrics import CONSTANT, METRICS, RUN, VIEW, intervals, reported_split, summarise, validated_temperature
-from .table import facts_of
+from .across import attacks_within, kinds_of_shift, worst_shift
+from .answers import RUN, VIEW, Answers, answers
+from .comparison import endpoints
+from .metrics import CONSTANT, intervals, summarise
+from .outcomes import METRICS, source_of
+from .subgroups import subgroups
 
 DIGITS = 6
 
@@ -21,49 +25,78 @@ def figures(table: pa.Table) -> dict[str, Any]:
         table: evaluation's table of one run.
 
     Returns:
-        Bundle, recipe, seed, checkpoint, split, classes, numbers of images and patients, threshold and temperature with
-        their source, checksums, versions; ``views``: name -> facts and metric -> [value, low, high], None where
-        undefined; ``constant``: the same metrics of the classifier that answers the training prior.
+        Bundle, recipe, seed, checkpoint, split, classes, numbers of images and patients; threshold and temperature with
+        their source (lists in label order where the set is multi-label; None without validation), the prior with its,
+        checksums, versions; ``views``: name -> facts and metric -> [value, low, high], None where undefined;
+        ``attacks`` and ``shifts``: what holds over several views (see ``across.across``), and which these are;
+        ``subgroups``, of the views that are endpoints; ``constant``: the metrics of the classifier that answers the
+        prior.
 
     Raises:
         ValueError: as ``metrics.intervals``.
     """
-    facts, summary = facts_of(table), summarise(table)
-    split = reported_split(summary)
-    rows = summary[(summary["recipe"] != CONSTANT) & (summary["split"] == split)]
-    constant = summary[(summary["recipe"] == CONSTANT) & (summary["split"] == split)].iloc[0]
-    images = table.filter(pa.compute.field("split") == split).select(["image_id", "patient_id"]).to_pandas()
-    images = images.drop_duplicates("image_id")
-    first = rows.iloc[0]
+    own, summary, found = answers(table), summarise(table), intervals(table)
+    constant = summary[(summary["recipe"] == CONSTANT) & (summary["split"] == own.split)].iloc[0]
     return {
-        **{name: _plain(first[name]) for name in (*RUN, "split")},
-        "classes": facts["classes"],
-        "images": len(images),
-        "patients": int(images["patient_id"].nunique()),
-        **{name: _plain(first[name]) for name in ("threshold", "threshold_source")},
-        "temperature": _plain(validated_temperature(table)),
-        **{name: facts[name] for name in ("training_prior", "training_norm", "training_radius", "image_size")},
-        **{name: facts[name] for name in ("checksum_list", "checksum_weights", "versions")},
-        "intervals": f"{bootstrap.LEVEL:.0%} percentile bootstrap over patients, {bootstrap.DRAWS} draws, seed 0",
-        "views": _views(table, rows),
-        "masking": facts.get("masking"),
-        "constant": {metric: _plain(constant[metric]) for metric in METRICS},
+        **{name: plain(own.run[name]) for name in RUN},
+        "split": own.split,
+        "classes": own.facts["classes"],
+        "images": len(own.images),
+        "patients": own.number_of_patients,
+        **_rules(own),
+        "prior_source": own.facts.get("prior_source", "train"),
+        **{name: own.facts[name] for name in ("training_prior", "training_norm", "training_radius", "image_size")},
+        **{name: own.facts[name] for name in ("checksum_list", "checksum_weights", "versions")},
+        "intervals": bootstrap.STATED,
+        "views": _views(summary[(summary["recipe"] != CONSTANT) & (summary["split"] == own.split)], found),
+        "attacks": {"of": attacks_within(own)} | _metrics(found, "attacks"),
+        "shifts": {"of": kinds_of_shift(own), "worst": worst_shift(own)} | _metrics(found, "shifts"),
+        "subgroups": _subgroups(own),
+        "masking": own.facts.get("masking"),
+        "constant": {metric: plain(constant[metric]) for metric in METRICS},
     }
 
 
-def _views(table: pa.Table, rows: Any) -> dict[str, dict[str, Any]]:
-    found = intervals(table).set_index("view")
+def _rules(own: Answers) -> dict[str, Any]:
+    each = {
+        "threshold": [rule.threshold for rule in own.rules],
+        "threshold_at_90": [rule.at_90 for rule in own.rules],
+        "temperature": [rule.temperature for rule in own.rules],
+    }
+    written = {name: [plain(value) for value in values] for name, values in each.items()}
+    one = len(own.rules) == 1
     return {
-        row["view"]: {name: _plain(row[name]) for name in (*VIEW, "parameter") if _plain(row[name]) is not None}
-        | {
-            metric: [_plain(number) for number in numbers]
-            for metric, *numbers in found.loc[row["view"]].itertuples(index=False)
-        }
+        **{name: values[0] if one else values for name, values in written.items()},
+        "threshold_source": source_of(own.rules),
+    }
+
+
+def _views(rows: pd.DataFrame, found: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {
+        row["view"]: {name: plain(row[name]) for name in (*VIEW, "parameter") if plain(row[name]) is not None}
+        | _metrics(found, row["view"])
         for _, row in rows.iterrows()
     }
 
 
-def _plain(value: Any) -> Any:
+def _metrics(found: pd.DataFrame, view: str) -> dict[str, list[float | None]]:
+    """Metric -> [value, low, high] of a view."""
+    rows = found[found["view"] == view][["metric", "value", "low", "high"]]
+    return {metric: [plain(number) for number in numbers] for metric, *numbers in rows.itertuples(index=False)}
+
+
+def _subgroups(own: Answers) -> dict[str, dict[str, Any]]:
+    """Column -> level -> images, patients, and views: view -> metric -> [value, low, high]."""
+    columns: dict[str, dict[str, Any]] = {}
+    found = subgroups(own, [view for view, _ in endpoints(own)])
+    for (column, level), rows in found.groupby(["column", "level"], sort=False):
+        counted = {name: int(rows[name].iloc[0]) for name in ("images", "patients")}
+        views = {view: _metrics(rows, view) for view in rows["view"].unique()}
+        columns.setdefault(column, {})[level] = counted | {"views": views}
+    return columns
+
+
+def plain(value: Any) -> Any:
     """A number, text or None, as JSON has them; numbers to six significant digits."""
     if pd.isna(value):  # None, NaN and pandas' own nothing
         return None

@@ -18,11 +18,13 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from ..files import write_whole
+from .answers import RUN
 from .drawings import curve, reliability_diagram, severities
-from .metrics import CONSTANT, RUN
+from .metrics import CONSTANT
 from .pictures import load, pictures
 from .results import AUROC, BALANCED, Column, Results, named, percent, read
 
+PRIORS = {"train": "Training prior", "own images": "Prior of the list’s own images, which has no train split"}
 MIDDLE = 3
 """Severity at which the shifts are compared."""
 
@@ -104,7 +106,7 @@ def _certainty(results: Results) -> str:
     means = f"Means over {least if least == most else f'{least} to {most}'} runs."
     one = "One run of each recipe: differences of a few points may be chance."
     chosen = " Checkpoints were chosen on these very images, so other images will do worse." if results.tuned_on else ""
-    return f"{one if most == 1 else means} No difference is tested here.{chosen}"
+    return f"{one if most == 1 else means} No difference is tested here: rtda compare does that, for two runs.{chosen}"
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -115,7 +117,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return [
         ("Bundle", str(clean["bundle"].iloc[0])),
         *[(f"Images, {split}", _census(rows, facts["classes"])) for split, rows in clean.groupby("split", sort=False)],
-        ("Training prior", ", ".join(prior)),
+        (PRIORS[facts.get("prior_source", "train")], ", ".join(prior)),
         ("Intensities", f"[0, 1], {size} × {size} pixels, {channels} channel{'s' if channels > 1 else ''}"),
         ("Training radius", results.ball(facts["training_norm"], facts["training_radius"])),
         ("Threshold", "; ".join(_threshold_source(results))),
@@ -130,6 +132,7 @@ def _threshold_source(results: Results) -> list[str]:
     words = {
         "clean validation": "of highest balanced accuracy on the run’s own clean validation images",
         "argmax": "none: the class of highest probability is predicted",
+        "0.5 (no validation split)": "0.5, as there is no validation split to choose it on; no temperature either",
     }
     return [words.get(source, source) for source in results.metrics["threshold_source"].unique()]
 

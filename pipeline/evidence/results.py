@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .metrics import CONSTANT, RUN, reported_split, rms_grey_levels, summarise, validated_temperature
+from .across import attacked_view, pgd_views
+from .answers import RUN, reported_split
+from .comparison import refuse_unlike, shared_facts
+from .metrics import CONSTANT, rms_grey_levels, summarise, validated_temperature
 from .table import facts_of
 
 NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
-SHARED = ("classes", "checksum_list", "image_size", "channels", "training_radius", "training_norm")
-"""Facts that the tables of one report must agree in."""
 MOST_SHIFTS = 8
 """Shift views that stand one by one in the table of results; more are shown as a map and as curves."""
 
@@ -109,14 +109,11 @@ class Results:
 
     def pgd(self) -> pd.DataFrame:
         """The PGD-20 views in the training norm: view, epsilon; rising."""
-        views = self.constant[self.constant["norm"] == self.facts["training_norm"]]
-        return views[views["view"].str.match(r"pgd20_[^_]+_[^_]+$")].sort_values("epsilon")[["view", "epsilon"]]
+        return pgd_views(self.constant, self.facts["training_norm"])
 
     def attacked(self) -> str | None:
         """The PGD-20 view at the training ε; None where it was not evaluated."""
-        views = self.pgd()
-        at = views[np.isclose(views["epsilon"], self.facts["training_radius"], rtol=1e-3)]
-        return None if at.empty else str(at["view"].iloc[0])
+        return attacked_view(self.constant, self.facts)
 
     def shifts(self) -> pd.DataFrame:
         """The shift views in order: view, kind, group (empty where the table does not say), severity, parameter."""
@@ -146,7 +143,10 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         raise ValueError("report: tables: none; give at least one evaluated run")
     names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
     facts = [facts_of(table) for table in tables]
-    _refuse_unlike(names, [_shared(table, fact) for table, fact in zip(tables, facts, strict=True)])
+    if any(fact.get("multilabel") for fact in facts):
+        raise ValueError("report: multi-label tables: not supported yet; use their metrics.json")
+    cure = "a report compares like with like, so write two reports"
+    refuse_unlike(names, [_shared(table) for table in tables], cure)
     fitted = [validated_temperature(table) for table in tables]
     own = [
         {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"], "seen": _seen(fact)}
@@ -175,24 +175,9 @@ def _seen(facts: Mapping[str, Any]) -> str:
     return ", ".join(facts["seen"]) or "none" if "seen" in facts else "not stated"
 
 
-def _shared(table: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(table: pa.Table) -> dict[str, Any]:
     """What the tables of one report must agree in: a report compares like with like."""
-    columns = table.select(["bundle", "split", "view"]).to_pandas()
-    return {
-        "bundle": set(columns["bundle"]),
-        **{name: facts[name] for name in SHARED},
-        "split": reported_split(columns),
-        "views": (set(columns["view"]), facts.get("parameters")),
-    }
-
-
-def _refuse_unlike(names: Sequence[str], shared: Sequence[Mapping[str, Any]]) -> None:
-    cures = {"split": "evaluate both on the same --split", "views": "evaluate both with the same --preset"}
-    for name, own in zip(names, shared, strict=True):
-        for field, value in own.items():
-            if value != shared[0][field]:
-                cure = cures.get(field, "a report compares like with like, so write two reports")
-                raise ValueError(f"{name}: {field.replace('_', ' ')}: not as in {names[0]}; {cure}")
+    return {"bundle": set(table["bundle"].to_pylist()), **shared_facts(table)}
 
 
 def _methods(rows: pd.DataFrame) -> pd.Series[str]:

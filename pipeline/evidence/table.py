@@ -32,18 +32,29 @@ COLUMNS = pa.schema(
 )
 """Columns in order; absent facts are null. l2 and linf are distances to the clean image, in intensity units."""
 
+MULTILABEL = COLUMNS.set(COLUMNS.get_field_index("label"), pa.field("label", pa.list_(pa.int64())))
+"""The same of a multi-label set, whose metadata state ``"multilabel": true``: ``label`` is a list of 0 and 1, one for
+each of ``classes``, and each has a logit and a probability of its own."""
+
 ITEM_COLUMNS = ("image_id", "patient_id", "group_id", "site", "sex", "age_group", "projection", "manufacturer", "fold")
 """Columns that come from an item of the data list."""
 
 
 def write_part(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows as one complete Parquet file; columns that a row lacks are null."""
-    write_table(pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS.names} for row in rows], COLUMNS), path)
+    columns = columns_of({"multilabel": isinstance(rows[0].get("label"), list)})
+    write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns.names} for row in rows], columns), path)
+
+
+def columns_of(facts: Mapping[str, Any]) -> pa.Schema:
+    """The columns of a table whose metadata state these facts."""
+    return MULTILABEL if facts.get("multilabel") else COLUMNS
 
 
 def merge(parts: Sequence[Path], facts: Mapping[str, Any]) -> pa.Table:
     """Concatenate parts in the given order; ``facts`` (JSON) go into the table's metadata under ``rtda``."""
-    table = pa.concat_tables([pq.read_table(part, schema=COLUMNS) for part in parts]).combine_chunks()
+    columns = columns_of(facts)
+    table = pa.concat_tables([pq.read_table(part, schema=columns) for part in parts]).combine_chunks()
     return with_facts(table, facts)
 
 
@@ -75,6 +86,8 @@ def read_table(path: Path) -> pa.Table:
         raise ValueError(f"{path.name}: columns: not those of an evaluation table; make it again with rtda evaluate")
     if b"rtda" not in (table.schema.metadata or {}):
         raise ValueError(f"{path.name}: metadata: nothing of rtda in them; make it again with rtda evaluate")
+    if table.schema.field("label").type != columns_of(facts_of(table)).field("label").type:
+        raise ValueError(f"{path.name}: label: not as its metadata state; make it again with rtda evaluate")
     return table
 
 
