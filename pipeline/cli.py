@@ -100,6 +100,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _train(verbs, argv)
     _evaluate(verbs)
     _report(verbs)
+    _compare(verbs)
     _infer(verbs)
     _pack(verbs)
     return parser
@@ -285,6 +286,14 @@ def _report(verbs: Any) -> None:
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     report.add_argument("-o", "--output", help="HTML file (default: report.html in the first run's folder)")
     report.add_argument("--no-pictures", action="store_true", help="leave the pictures of test images out")
+
+
+def _compare(verbs: Any) -> None:
+    does = "compare two evaluated runs on the same images: paired differences, and what the images can decide"
+    compare = _verb(verbs, "compare", "compare", does, a=find_run, b=find_run)
+    compare.add_argument("a", metavar="A", help="run folder, the baseline")
+    compare.add_argument("b", metavar="B", help="run folder, evaluated on the same images and views")
+    compare.add_argument("-o", "--output", metavar="FILE.json|FILE.md", help="file to write, too; JSON has all metrics")
 
 
 def _infer(verbs: Any) -> None:

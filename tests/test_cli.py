@@ -86,7 +86,7 @@ def test_a_run_folder_holds_what_the_documentation_says(workshop, recipe):
     run = workshop / "runs" / recipe
     held = {path.name for path in run.iterdir()}
     expected = {"config.yaml", "bundle", "metrics.jsonl", "mlflow_run_id", "best.pt", "last.pt"}
-    assert held == expected | {"predictions.parquet", "examples.npz"}
+    assert held == expected | {"predictions.parquet", "metrics.json", "examples.npz"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train/loss", "learning_rate", "validation/clean_auroc"} <= set(lines[0]["metrics"])
@@ -100,6 +100,34 @@ def test_a_report_over_two_runs(rtda, workshop, tmp_path):
     assert (status, out) == (0, "out/report.html\n")
     assert "constant (class prior)" in page
     assert str(workshop) not in page
+
+
+def test_two_runs_are_compared_on_the_terminal_in_markdown_and_in_json(rtda, workshop):
+    runs = [workshop / "runs" / recipe for recipe in ("standard", "rtda")]
+    status, out, _ = rtda("compare", *runs, "-o", "out/two.md")
+    assert status == 0
+    assert Path("out/two.md").read_text() == out
+    assert "- A: standard: standard, seed 0, best.pt, weights" in out
+    assert "not decidable on this set" in out
+    assert str(workshop) not in out
+    assert rtda("compare", *runs, "-o", "two.json")[:2] == (0, out)
+    stated = json.loads(Path("two.json").read_text())
+    assert stated["endpoints"] == ["pgd20_l2_0.125/balanced_accuracy", "clean/auroc", "contrast_down_5/brier"]
+    of_a = json.loads((runs[0] / "metrics.json").read_text())["views"]
+    for view, metrics in of_a.items():
+        for metric, row in stated["differences"][view].items():
+            assert row["a"] == pytest.approx(metrics[metric][0], rel=1e-5)
+            assert ("p" in row) == (f"{view}/{metric}" in stated["endpoints"])
+    assert {"mce", "worst_case_balanced_accuracy"} <= set(stated["differences"]["shifts"])
+    assert str(workshop) not in json.dumps(stated)
+
+
+def test_runs_of_other_views_are_not_compared(rtda, workshop, cohort):
+    shutil.copytree(workshop / "runs/rtda", "runs/other")
+    Path("clean.yaml").write_text("evaluation_views: [{_target_: rtda.pipeline.views.Clean}]\n")
+    assert rtda("evaluate", "runs/other", "--preset", "clean.yaml")[0] == 0
+    told = "views: not as in rtda/predictions.parquet; evaluate both with the same --preset"
+    refused(rtda("compare", workshop / "runs/rtda", "runs/other"), f"rtda: other/predictions.parquet: {told}")
 
 
 def test_the_packed_bundle_states_what_its_user_must_know(workshop):
@@ -454,6 +482,11 @@ def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny)
         (["evaluate", "{runs}/rtda", "--dataset-dir", "elsewhere"], ["image", "--dataset-dir"]),
         (["report", "nowhere"], ["nowhere", "config.yaml"]),
         (["report", "run"], ["predictions.parquet", "rtda evaluate"]),
+        (["compare", "{runs}/rtda"], ["B", "see rtda compare --help"]),
+        (["compare", "{runs}/rtda", "nowhere"], ["nowhere", "config.yaml"]),
+        (["compare", "{runs}/rtda", "run"], ["predictions.parquet", "rtda evaluate"]),
+        (["compare", "{runs}/rtda", "{runs}/standard", "-o", "a.csv"], ["a.csv: output: neither .json nor .md"]),
+        (["compare", "{runs}/rtda", "{runs}/standard", "-o", "folder.md"], ["folder.md: output: a folder"]),
         (["pack", "run", "-o", "a.zip"], ["predictions.parquet", "rtda evaluate"]),
         (["infer", "{runs}/rtda", "absent.dcm"], ["absent.dcm"]),
         (["infer", "{runs}/rtda", "empty"], ["files"]),
@@ -479,6 +512,7 @@ def test_a_bad_command_is_refused(rtda, workshop, tmp_path, command, words):
     (tmp_path / "views.yaml").write_text("evaluation_views: []\nradius: 3\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "film.dcm").write_bytes(CORRUPT)
+    (tmp_path / "folder.md").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text((workshop / "runs/rtda/config.yaml").read_text())
     refused(rtda(*(word.format(runs=workshop / "runs") for word in command)), *words)
@@ -714,12 +748,13 @@ def test_help_usage_errors_and_names_of_nothing_import_neither_torch_nor_monai(t
     code = (
         "import sys; from rtda.pipeline.cli import main;"
         "train = ['train', 'phantom_rtda'];"
-        "names = [['evaluate', 'no'], ['report', 'no'], ['pack', 'no', '-o', 'x'], ['infer', 'no', 'x']];"
+        "names = [['evaluate', 'no'], ['report', 'no'], ['compare', 'no', 'no'], ['pack', 'no', '-o', 'x']];"
+        "names += [['infer', 'no', 'x']];"
         "told = [main(words) for words in (['--help'], [*train, '--help'], train, *names)];"
         "print(*told, 'imported', *({'torch', 'monai', 'mlflow'} & set(sys.modules)))"
     )
     done = in_process(sys.executable, "-c", code, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "0 0 2 2 2 2 2 imported"
+    assert done.stdout.splitlines()[-1] == "0 0 2 2 2 2 2 2 imported"
 
 
 def test_help_shows_the_bundles_defaults(rtda):

@@ -26,7 +26,7 @@ from ..seeding import derived_seed
 from ..views import plain
 from .evaluation import SHARD, exact
 from .gate import CURVE, MEANINGS, Check, Gate, comparisons, not_run
-from .metrics import balanced_accuracy
+from .scores import balanced_accuracy
 from .subject import Counted, Subject, WithoutGradient
 
 IMAGES = 128
