@@ -27,10 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
     others: dict[str, Run] = {other.facts["recipe"]: other for other in arguments.beside}
     _refuse_unlike(run, arguments.beside)
     checkpoint = "half" if arguments.half else "best"
-    packed = {"model": weights(run, checkpoint), **{name: weights(other, checkpoint) for name, other in others.items()}}
     stated = evidence(run, checkpoint)
     if others:
         stated["beside"] = {name: evidence(other, checkpoint) for name, other in others.items()}
+    packed = {"model": weights(run, checkpoint), **{name: weights(other, checkpoint) for name, other in others.items()}}
     out = pack(run, packed, stated, Path(arguments.output))
     set_tags(run.folder, {"packed": out.name})
     print(out)
