@@ -56,8 +56,9 @@ def with_norm(network: nn.Module, norm: Any) -> nn.Module:
         ValueError: the network has no BatchNorm.
 
     Example:
-        >>> with_norm(nn.Sequential(nn.BatchNorm2d(16)), ("group", {"num_groups": 8}))[0]
-        GroupNorm(8, 16, eps=1e-05, affine=True)
+        >>> norm = with_norm(nn.Sequential(nn.BatchNorm2d(16)), ("group", {"num_groups": 8}))[0]
+        >>> type(norm).__name__, norm.num_groups, norm.num_channels
+        ('GroupNorm', 8, 16)
     """
     ranks = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
     found = {name: module for name, module in network.named_modules() if type(module) in ranks}
