@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         arguments = _parser(words).parse_args(words)
+        arguments.words = words
         _find(arguments)
         verb = importlib.import_module(f".commands.{arguments.module}", __package__)
         return int(verb.run(arguments) or 0)
@@ -54,6 +55,8 @@ def _find(arguments: argparse.Namespace) -> None:
     """Put in place of each name what it names: a wrong one is refused before torch and MONAI take their seconds."""
     for option, find in arguments.names.items():
         given = getattr(arguments, option)
+        if given is None:
+            continue
         setattr(arguments, option, [find(name) for name in given] if isinstance(given, list) else find(given))
 
 
@@ -256,11 +259,11 @@ def _evaluate(verbs: Any) -> None:
         verbs,
         "evaluate",
         "evaluate",
-        "evaluate a run on views; writes predictions.parquet and metrics.json",
+        "evaluate a run, or any classifier, on views; writes predictions.parquet, metrics.json and metrics.csv",
         run=find_run,
         preset=find_views,
     )
-    evaluate.add_argument("run", metavar="RUN", help="run folder")
+    evaluate.add_argument("run", metavar="RUN", nargs="?", help="run folder")
     evaluate.add_argument("--split", choices=["test", "validation"], default="test", help="default: %(default)s")
     evaluate.add_argument("--preset", default="quick", help="views: preset name or YAML file (default: %(default)s)")
     evaluate.add_argument(
@@ -279,6 +282,31 @@ def _evaluate(verbs: Any) -> None:
         "--num-workers", type=size, default=0, help="loader workers of each process (default: %(default)s)"
     )
     evaluate.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    foreign = evaluate.add_argument_group("any classifier, instead of a run")
+    foreign.add_argument(
+        "--model", metavar="M", help="bundle, run, TorchScript, torch.export or ONNX file, or module:function"
+    )
+    foreign.add_argument("--data-list", metavar="LIST.json", help="data list to evaluate on")
+    foreign.add_argument("-o", "--output", metavar="OUT", help="folder to write: table, figures, report")
+    foreign.add_argument("--classes", help="names of its outputs in order, comma-separated (default: its metadata's)")
+    foreign.add_argument("--image-size", type=count, help="rows and columns that it takes (default: its own)")
+    foreign.add_argument("--channels", type=count, help="channels that it takes (default: its own)")
+    foreign.add_argument(
+        "--value-range", type=_range, metavar="LOW,HIGH", help="of the images that it takes (default: its metadata's)"
+    )
+    foreign.add_argument(
+        "--gives", choices=["logits", "probabilities"], help="what it returns (default: its outputs on images tell)"
+    )
+    foreign.add_argument("--random-weights", action="store_true", help="of a bundle without weights")
+
+
+def _range(text: str) -> tuple[float, float]:
+    """Two numbers, the first below the second."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW,HIGH, such as 0,255") from None
+    return low, high
 
 
 def _report(verbs: Any) -> None:

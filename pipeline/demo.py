@@ -70,7 +70,7 @@ def _used_again(made: Path) -> None:
 
 
 def _show(seconds: float) -> None:
-    from .commands.evaluate import readable
+    from .commands.evaluating import readable
     from .evidence.metrics import summarise
     from .evidence.table import facts_of, read_table
 

@@ -13,8 +13,8 @@ from monai.transforms import RandGaussianNoise
 from rtda.pipeline.attacks import FGSM, PGD
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.cli import main
-from rtda.pipeline.commands import evaluate as command
-from rtda.pipeline.commands.evaluate import flat_views
+from rtda.pipeline.commands import evaluating
+from rtda.pipeline.commands.evaluating import flat_views
 from rtda.pipeline.delivery.bundle import find_views
 from rtda.pipeline.evidence import evaluation as module
 from rtda.pipeline.evidence.evaluation import Evaluation, named, weights_checksum
@@ -390,12 +390,12 @@ def test_two_processes_and_workers_make_the_table_of_one(workshop, capfd):
 def test_a_list_without_validation_is_evaluated_without_and_its_prior_may_be_its_own():
     item = [{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}]
     whole = {"classes": ["a", "b"], "train": item[:2], "validation": item[2:3], "test": item}
-    assert command.splits("test", whole) == ["test", "validation"]
-    assert command.splits("validation", whole) == ["validation"]
-    assert command.splits("test", whole | {"validation": []}) == ["test"]
-    assert command._prior(whole) == {"training_prior": [0.5, 0.5], "prior_source": "train"}
+    assert evaluating.splits("test", whole) == ["test", "validation"]
+    assert evaluating.splits("validation", whole) == ["validation"]
+    assert evaluating.splits("test", whole | {"validation": []}) == ["test"]
+    assert evaluating._prior(whole) == {"training_prior": [0.5, 0.5], "prior_source": "train"}
     foreign = whole | {"train": [], "validation": []}
-    assert command._prior(foreign) == {"training_prior": [0.25, 0.75], "prior_source": "own images"}
+    assert evaluating._prior(foreign) == {"training_prior": [0.25, 0.75], "prior_source": "own images"}
 
 
 def test_the_tables_metadata_state_model_list_and_versions(workshop):

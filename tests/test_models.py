@@ -62,12 +62,12 @@ def exported(model, batch=4, size=16, channels=1, open_batch=True):
     return torch.export.export(model, (torch.rand(batch, channels, size, size),), dynamic_shapes=shapes)
 
 
-def write_onnx(model, path, open_batch=True):
+def write_onnx(model, path, open_batch=True, size=16):
     with warnings.catch_warnings():  # torch's own exporter asks what its pytree module deprecates
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         program = torch.onnx.export(
             model,
-            (torch.rand(4 if open_batch else 1, 1, 16, 16),),
+            (torch.rand(4 if open_batch else 1, 1, size, size),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},) if open_batch else None,
             verbose=False,

@@ -134,11 +134,11 @@ def _are_probabilities(model: LoadedModel, outputs: Tensor) -> bool:
     if model.output == "probabilities" and not whole:
         raise ModelError(
             f"{model.name}: output: rows are no probabilities of {len(model.classes)} classes that sum to 1; "
-            "state --output logits, or wrap it in a module:function"
+            "state --gives logits, or wrap it in a module:function"
         )
     if model.output is None and inside and not whole:
         raise ModelError(
-            f"{model.name}: output: in [0, 1], but rows do not sum to 1; state --output logits if they are logits, "
+            f"{model.name}: output: in [0, 1], but rows do not sum to 1; state --gives logits if they are logits, "
             "or wrap it in a module:function that gives one logit a class"
         )
     return whole and model.output != "logits"

@@ -81,7 +81,7 @@ def finding(results: Results) -> str:
     floor = results.of_constant(BALANCED.metric)
     shown, constant = [percent(score) for score in scores], f"a constant answer has {percent(floor)}"
     ball = results.ball(results.facts["training_norm"], results.facts["training_radius"])
-    where = f"Under PGD-20 at the training radius, {ball}," if view else "On clean images"
+    where = f"Under PGD-20 at the {results.radius_name}, {ball}," if view else "On clean images"
     if scores.iloc[0] <= floor:
         return f"{where} no recipe has more balanced accuracy than a constant answer: {constant}, the best {shown[0]}."
     if len(scores) == 1:
@@ -119,12 +119,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         *[(f"Images, {split}", _census(rows, facts["classes"])) for split, rows in clean.groupby("split", sort=False)],
         (PRIORS[facts.get("prior_source", "train")], ", ".join(prior)),
         ("Intensities", f"[0, 1], {size} × {size} pixels, {channels} channel{'s' if channels > 1 else ''}"),
-        ("Training radius", results.ball(facts["training_norm"], facts["training_radius"])),
+        (results.radius_name.capitalize(), results.ball(facts["training_norm"], facts["training_radius"])),
         ("Threshold", "; ".join(_threshold_source(results))),
         ("Data list", f"SHA-256 {facts['checksum_list'][:12]}…"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
         ("Trained in", facts["training_precision"]),
         ("Threads", str(facts["threads"])),
+        *[("Left out", line) for line in facts.get("left_out", [])],
+        *[("Note", line) for line in facts.get("notes", [])],
     ]
 
 
@@ -157,8 +159,8 @@ def _runs(results: Results) -> list[dict[str, str]]:
     return [
         {
             "recipe": row["recipe"],
-            "weight": f"{row['weight']:g}",
-            "seed": str(row["seed"]),
+            "weight": "–" if math.isnan(row["weight"]) else f"{row['weight']:g}",
+            "seed": "–" if pd.isna(row["seed"]) else str(row["seed"]),
             "seen": row["seen"],
             "checkpoint": row["checkpoint"],
             "threshold": "–" if math.isnan(row["threshold"]) else f"{row['threshold']:.3f}",

@@ -89,6 +89,11 @@ class Results:
         return [Series(label, i % len(MARKERS) + 1, *MARKERS[i % len(MARKERS)]) for i, label in labels]
 
     @property
+    def radius_name(self) -> str:
+        """What the radius is: that of training, or one to go by for a model that states none."""
+        return "reference radius" if self.facts.get("reference") else "training radius"
+
+    @property
     def tuned_on(self) -> bool:
         """Whether checkpoints, and the threshold, were chosen on the very images that are reported."""
         return self.split == "validation"
@@ -149,7 +154,7 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
     refuse_unlike(names, [_shared(table) for table in tables], cure)
     fitted = [validated_temperature(table) for table in tables]
     own = [
-        {"name": name, "weight": fact["consistency_weight"], "checksum": fact["checksum_weights"], "seen": _seen(fact)}
+        {"name": name, "weight": _weight(fact), "checksum": fact["checksum_weights"], "seen": _seen(fact)}
         | {"temperature": temperature}
         for name, fact, temperature in zip(names, facts, fitted, strict=True)
     ]
@@ -168,6 +173,12 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         split=split,
         masking={name: fact.get("masking") for name, fact in zip(names, facts, strict=True)},
     )
+
+
+def _weight(facts: Mapping[str, Any]) -> float:
+    """λ; NaN of a model that was not trained here."""
+    weight = facts["consistency_weight"]
+    return math.nan if weight is None else float(weight)
 
 
 def _seen(facts: Mapping[str, Any]) -> str:
