@@ -86,7 +86,7 @@ def test_a_run_folder_holds_what_the_documentation_says(workshop, recipe):
     run = workshop / "runs" / recipe
     held = {path.name for path in run.iterdir()}
     expected = {"config.yaml", "bundle", "metrics.jsonl", "mlflow_run_id", "best.pt", "last.pt"}
-    assert held == expected | {"predictions.parquet", "metrics.json", "examples.npz"}
+    assert held == expected | {"predictions.parquet", "metrics.json", "metrics.csv", "examples.npz"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train/loss", "learning_rate", "validation/clean_auroc"} <= set(lines[0]["metrics"])
