@@ -197,6 +197,27 @@ def log_artifacts(run_dir: Location, paths: Iterable[Location], *, timeout: floa
     return _send(run_dir, lambda run: run.log_files(files), timeout=timeout)
 
 
+def log_evaluation(
+    folder: Location,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    paths: Iterable[Location],
+    *,
+    timeout: float = 60.0,
+) -> bool:
+    """Log the evaluation of a model that was not trained here as an MLflow run of its own, which ``folder`` keeps.
+
+    Evaluated again into the same folder, it is the same run. False, with a warning, where that failed. Never raises.
+    """
+    files, line = [Path(path) for path in paths], {"epoch": 0, "time": _now(), "metrics": dict(metrics)}
+    sender = Sender(MlflowRun(Path(folder), run_name, parameters=parameters), create=True)
+    sender.put(lambda run: run.log_lines([line]))
+    sender.put(lambda run: run.log_files(files))
+    sender.put(lambda run: run.end("FINISHED"))
+    return sender.close(timeout)
+
+
 def _send(run_dir: Location, message: Callable[[MlflowRun], None], timeout: float | None = None) -> bool:
     run = MlflowRun(Path(run_dir))
     if not (run.folder / "mlflow_run_id").exists():

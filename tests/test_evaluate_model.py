@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from rtda.pipeline.cli import main
 from rtda.pipeline.delivery.bundle import read_yaml
@@ -56,8 +57,28 @@ def test_a_program_is_evaluated_as_the_run_that_it_came_from(workshop, network, 
     page = Path("out/report.html").read_text()
     assert "Reference radius" in page
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "metrics.csv", "metrics.json", "predictions.parquet", "report.html",
+        "metrics.csv", "metrics.json", "mlflow_run_id", "predictions.parquet", "report.html",
     ]  # fmt: skip
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    logged = client.get_run(Path("out/mlflow_run_id").read_text().strip())
+    assert logged.info.status == "FINISHED"
+    assert logged.data.metrics["clean/auroc"] == pytest.approx(stated["views"]["clean"]["auroc"][0], rel=1e-5)
+    assert logged.data.params["model.kind"] == "TorchScript"
+    assert str(tmp_path) not in str(logged.data.params)
+    assert {path.name for path in Path("mlartifacts").rglob("*.*")} == {
+        "metrics.csv", "metrics.json", "predictions.parquet", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_two_processes_make_the_table_of_one(network, listed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.jit.trace(network, torch.rand(2, 1, 32, 32)).save("net.ts")
+    for count in ("1", "2"):
+        assert main(["evaluate", "--model", "net.ts", *listed, *STATED, "-o", count, "--processes", count]) == 0
+    one, two = (read_table(Path(count, "predictions.parquet")) for count in ("1", "2"))
+    assert one.equals(two, check_metadata=True)
 
 
 def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp_path, monkeypatch):

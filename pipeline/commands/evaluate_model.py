@@ -19,9 +19,10 @@ from ..delivery.loaded import LoadedModel, Stated
 from ..delivery.models import load_model
 from ..delivery.probe import checked
 from ..evidence.evaluation import Evaluation, described, named
-from ..evidence.metrics import summarise
+from ..evidence.metrics import flat, summarise
 from ..evidence.report import write_report
 from ..evidence.table import facts_of
+from ..tracking import log_evaluation
 from ..views import Clean, View
 from . import made
 from .evaluating import (
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = checked(
         load_model(arguments.model, _stated(arguments), FilmReader()), items[arguments.split], listed["classes"]
     )
-    _tell(model)
+    if arguments.rank is None:
+        _tell(model)
     parser = _preset(model, arguments)
     attack = parser.get_parsed_content("attack")
     views = possible(named(list(flat_views(made(parser, "evaluation_views")))), model, attack.ball)
@@ -80,7 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     path = out / "predictions.parquet"
     table = write(evaluations, facts, {"commands": [_command(arguments)], "model": dict(model.facts)}, path)
     write_report([table], [], out / "report.html", f"{model.name}: robustness report")
-    print(readable(summarise(table), facts_of(table)))
+    summary = summarise(table)
+    files = [path, figures_path(path), figures_path(path, ".csv"), out / "report.html"]
+    log_evaluation(out, out.name, _parameters(model, facts, arguments), flat(summary), files)
+    print(readable(summary, facts_of(table)))
     print(f"{path.parent}: predictions.parquet, {figures_path(path).name}, metrics.csv, report.html")
     return 0
 
@@ -164,6 +169,13 @@ def _facts(model: LoadedModel, ball: Ball) -> dict[str, Any]:
         "left_out": list(model.left_out),
         "notes": list(model.notes),
     }
+
+
+def _parameters(model: LoadedModel, facts: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What MLflow is told of the model and the evaluation."""
+    own = {f"model.{name}": value for name, value in model.facts.items() if isinstance(value, (str, int, float))}
+    stated = ("image_size", "training_norm", "training_radius", "checksum_list", "checksum_weights")
+    return {**own, **{name: facts[name] for name in stated}, "preset": preset_of(arguments)}
 
 
 def _command(arguments: argparse.Namespace) -> str:
