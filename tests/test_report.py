@@ -393,9 +393,28 @@ def with_shifts(table):
     return rows.replace_schema_metadata({b"rtda": json.dumps(facts).encode()})
 
 
+def balanced(table):
+    summary = summarise(table)
+    return summary[summary["recipe"] != CONSTANT].set_index(["split", "view"])["balanced_accuracy"]
+
+
+def test_random_search_is_called_by_what_it_is(tmp_path):
+    frame = make_table().to_pandas()
+    frame["view"] = frame["view"].replace("fgsm_l2_0.25", "random100_l2_0.25")
+    table = pa.Table.from_pandas(frame, COLUMNS, preserve_index=False)
+    table = table.replace_schema_metadata(make_table().schema.metadata)
+    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    assert "Worst of 100 random perturbations ℓ2 ε = 0.25 at 28 × 28" in text
+
+
 def test_many_shifts_are_a_map_and_curves_and_not_in_the_table_of_results(tmp_path):
     tables = [with_shifts(make_table("standard", seen=[])), with_shifts(make_table("rtda", seen=["blur", "contrast"]))]
     page = write_report(tables, [], tmp_path / "r.html", "t").read_text()
+    means = re.findall(r"mean over shifts.*?</tr>", page, flags=re.DOTALL)[0]
+    expected = [np.mean([one.loc[("test", f"{kind}_3")] for kind in KINDS]) for one in map(balanced, tables)]
+    assert [float(text) for text in re.findall(r">([\d.]+)<", means)] == pytest.approx(
+        100 * np.array(expected), abs=0.051
+    )
     results, shifts = (
         re.search(f'id="{name}".*?</section>', page, flags=re.DOTALL)[0] for name in ("results", "shifts")
     )

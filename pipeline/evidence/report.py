@@ -194,7 +194,9 @@ def _shifts(results: Results) -> dict[str, Any]:
         "severity": MIDDLE,
         "methods": [series.label for series in results.series],
         "rows": rows,
-        "mean": [percent(mean) for mean in np.mean([[cell["value"] for cell in row["cells"]] for row in rows[1:]], 0)],
+        "mean": [
+            BALANCED.text(mean) for mean in np.mean([[cell["value"] for cell in row["cells"]] for row in rows[1:]], 0)
+        ],
         "curves": [severities(results, kind) for kind in views["kind"].unique()],
     }
 

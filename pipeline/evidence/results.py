@@ -204,6 +204,7 @@ def named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
     """Heading and detail of a view."""
     if view["family"] == "attack":
         name = re.sub(r"(?<=[A-Z])(?=\d)", "-", view["view"].split("_")[0].upper())
+        name = re.sub(r"^RANDOM-(\d+)$", r"Worst of \1 random perturbations", name)
         start = view["view"].partition("_from_")[2]
         return name + (f" from {start}" if start else ""), results.ball(view["norm"], view["epsilon"])
     if view["family"] == "clean":
