@@ -39,7 +39,8 @@ from .evaluating import (
 )
 
 RADIUS_224 = 2.0
-"""ε of a model that states none, as ℓ2 on one channel of 224 x 224: 2.28 grey levels of 255 RMS."""
+"""ε of a model that states none, as ℓ2 on one channel of 224 x 224: 2.28 grey levels of 255 RMS, at any size and with
+any number of channels."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -136,7 +137,7 @@ def reference(model: LoadedModel) -> Ball:
     stated = model.facts.get("rtda", {}).get("attack")
     if stated and stated["image_size"] == side(model):
         return (Linf if stated["norm"] == "linf" else L2)(stated["radius"])
-    return L2(RADIUS_224 * math.sqrt(math.prod(model.image_size)) / 224)
+    return L2(RADIUS_224 * math.sqrt(math.prod(model.image_size) * model.channels) / 224)
 
 
 def possible(views: Mapping[str, View], model: LoadedModel, ball: Ball) -> dict[str, View]:
@@ -160,7 +161,7 @@ def _facts(model: LoadedModel, ball: Ball) -> dict[str, Any]:
     """What the table's metadata says of a model of which nothing but the file may be known."""
     return {
         "image_size": side(model),
-        "channels": 1 if model.channels == 1 else model.channels,
+        "channels": model.channels,
         "consistency_weight": None,
         "training_radius": ball.radius,
         "training_norm": ball.norm,
