@@ -379,7 +379,7 @@ def test_postprocessing_tells_that_a_network_gives_logits(target, bundle, frames
     assert model.output == "logits"
     made = checked(model, frames, CLASSES)
     assert made.left_out == ("attacks: its gradient is 0 on all images looked at; random perturbations stand in",)
-    with pytest.raises(ModelError, match=r"output: in .* state --output logits"):
+    with pytest.raises(ModelError, match=r"output: in .* state --gives logits"):
         checked(replace(model, output=None), frames, CLASSES)
 
 
@@ -489,7 +489,7 @@ def wrong(function, message, **stated):
         wrong(lambda x: x.flatten(), r"logits: \[3072\] .* gives one output a class$"),
         wrong(lambda x: (flat(x), x), "logits: tuple, not a tensor of floats; wrap it in a module:function$"),
         wrong(lambda x: flat(x) > 0.5, "logits: tensor of torch.bool, not a tensor of floats"),
-        wrong(lambda x: flat(x).sigmoid(), r"output: in \[0, 1\], but rows do not sum to 1; state --output logits"),
+        wrong(lambda x: flat(x).sigmoid(), r"output: in \[0, 1\], but rows do not sum to 1; state --gives logits"),
         wrong(lambda x: flat(x) - 1, "output: rows are no probabilities of 2 classes", output="probabilities"),
         wrong(lambda x: flat(x - x.mean(0)), "network: logits depend on the other images of the batch; export it"),
         wrong(lambda x: flat(x) * torch.rand(()), "network: two calls on the same images differ; export it"),
