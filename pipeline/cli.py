@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import yaml
 
 from .commands import is_refusal, root_cause
-from .delivery.bundle import ROOT_IDS, Bundle, Run, find_bundle, find_run, find_views, is_run, read_yaml
+from .delivery.bundle import ROOT_IDS, Bundle, Run, find_bundle, find_evaluated, find_run, find_views, is_run, read_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -310,17 +310,17 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _report(verbs: Any) -> None:
-    report = _verb(verbs, "report", "report", "write one HTML report over evaluated runs", runs=find_run)
-    report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
-    report.add_argument("-o", "--output", help="HTML file (default: report.html in the first run's folder)")
+    report = _verb(verbs, "report", "report", "write one HTML report over evaluations", folders=find_evaluated)
+    report.add_argument("folders", metavar="RUN", nargs="+", help="run folders, or what rtda evaluate --model wrote")
+    report.add_argument("-o", "--output", help="HTML file (default: report.html in the first folder)")
     report.add_argument("--no-pictures", action="store_true", help="leave the pictures of test images out")
 
 
 def _compare(verbs: Any) -> None:
-    does = "compare two evaluated runs on the same images: paired differences, and what the images can decide"
-    compare = _verb(verbs, "compare", "compare", does, a=find_run, b=find_run)
-    compare.add_argument("a", metavar="A", help="run folder, the baseline")
-    compare.add_argument("b", metavar="B", help="run folder, evaluated on the same images and views")
+    does = "compare two evaluations on the same images: paired differences, and what the images can decide"
+    compare = _verb(verbs, "compare", "compare", does, a=find_evaluated, b=find_evaluated)
+    compare.add_argument("a", metavar="A", help="run folder, or what rtda evaluate --model wrote; the baseline")
+    compare.add_argument("b", metavar="B", help="another, evaluated on the same images and views")
     compare.add_argument("-o", "--output", metavar="FILE.json|FILE.md", help="file to write, too; JSON has all metrics")
 
 

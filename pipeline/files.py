@@ -7,19 +7,30 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file atomically: a reader, or a later run after a kill, sees the old content or the new, nothing between.
-
-    Raises:
-        OSError: the file could not be written (full disk, no permission); the message names it, and what stood there
-            before still stands.
+    """Write a file atomically; see :func:`whole`.
 
     Example:
         >>> import tempfile
         >>> write_whole(Path(tempfile.mkdtemp()) / "note.txt", b"whole").read_bytes()
         b'whole'
+    """
+    with whole(path) as file:
+        file.write(content)
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, that is there once all are: a reader, or a later run after a kill, sees the old
+    content or the new, nothing between.
+
+    Raises:
+        OSError: the file could not be written (full disk, no permission); the message names it, and what stood there
+            before still stands.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path):
@@ -27,14 +38,13 @@ def write_whole(path: Path, content: bytes) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             _discard_stale(path)
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:  # an interrupt leaves nothing either
             _discard(temporary)
             raise
-    return path
 
 
 @contextmanager

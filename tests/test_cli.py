@@ -139,7 +139,16 @@ def test_the_packed_bundle_states_what_its_user_must_know(workshop):
     assert stated["threshold_source"] == "clean validation"
     assert 0 <= stated["threshold"] <= 1
     assert sum(stated["training_prior"]) == pytest.approx(1)
-    assert {"clean/auroc", "pgd20_l2_0.125/auroc"} <= set(stated["evidence"])
+    figures, evidence = json.loads((workshop / "runs/rtda/metrics.json").read_text()), stated["evidence"]
+    assert set(evidence["views"]) == {"clean", "pgd20_l2_0.125", "contrast_down_5"}
+    for view, metrics in evidence["views"].items():
+        assert metrics == {name: figures["views"][view][name] for name in metrics}
+        assert {"auroc", "balanced_accuracy", "brier"} <= set(metrics)
+    for group in ("attacks", "shifts"):
+        assert evidence[group] == {name: figures[group][name] for name in evidence[group]}
+    assert evidence["images"] == figures["images"]
+    assert evidence["worst_shift"] == figures["shifts"]["worst"]
+    assert evidence["masking"] is None
     assert stated["recipe"] == "rtda"
     assert str(workshop) not in json.dumps(metadata)
 
@@ -480,10 +489,10 @@ def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny)
         (["evaluate", "{runs}/rtda", "--processes", "0"], ["--processes: '0' is not a whole number ≥ 1"]),
         (["evaluate", "{runs}/rtda", "--split", "train"], ["--split"]),
         (["evaluate", "{runs}/rtda", "--dataset-dir", "elsewhere"], ["image", "--dataset-dir"]),
-        (["report", "nowhere"], ["nowhere", "config.yaml"]),
+        (["report", "nowhere"], ["nowhere", "metrics.json"]),
         (["report", "run"], ["predictions.parquet", "rtda evaluate"]),
         (["compare", "{runs}/rtda"], ["B", "see rtda compare --help"]),
-        (["compare", "{runs}/rtda", "nowhere"], ["nowhere", "config.yaml"]),
+        (["compare", "{runs}/rtda", "nowhere"], ["nowhere", "metrics.json"]),
         (["compare", "{runs}/rtda", "run"], ["predictions.parquet", "rtda evaluate"]),
         (["compare", "{runs}/rtda", "{runs}/standard", "-o", "a.csv"], ["a.csv: output: neither .json nor .md"]),
         (["compare", "{runs}/rtda", "{runs}/standard", "-o", "folder.md"], ["folder.md: output: a folder"]),

@@ -106,7 +106,7 @@ def run_copy(workshop, tmp_path, monkeypatch):
 
 
 def test_other_checkpoints_and_splits_have_tables_of_their_own(run_copy):
-    usual = table_path(run_copy, "test", "best")
+    usual = table_path(run_copy.folder, "test", "best")
     before = usual.read_bytes()
     assert usual.name == "predictions.parquet"
     assert main(["evaluate", "runs/rtda", "--checkpoint", "last"]) == 0
@@ -115,7 +115,7 @@ def test_other_checkpoints_and_splits_have_tables_of_their_own(run_copy):
     assert {path.name for path in run_copy.folder.glob("*.parquet")} == {
         "predictions.parquet", "predictions-last.parquet", "predictions-validation.parquet",
     }  # fmt: skip
-    assert [path.name for path in tables_of(run_copy, "best", "last")] == [
+    assert [path.name for path in tables_of(run_copy.folder, "best", "last")] == [
         "predictions.parquet",
         "predictions-last.parquet",
     ]
@@ -126,7 +126,7 @@ def test_other_checkpoints_and_splits_have_tables_of_their_own(run_copy):
     facts = facts_of(read_table(Path("out/predictions.parquet")))["runs"]
     assert len({fact["checksum_weights"] for fact in facts}) == len(facts) == 2
     usual.unlink()
-    assert [path.name for path in tables_of(run_copy, "best")] == ["predictions-validation.parquet"]
+    assert [path.name for path in tables_of(run_copy.folder, "best")] == ["predictions-validation.parquet"]
 
 
 def test_a_report_leaves_the_table_of_the_run_it_is_written_into(run_copy, workshop):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from rtda.pipeline.cli import main
-from rtda.pipeline.delivery.bundle import read_yaml
+from rtda.pipeline.delivery.bundle import find_views, read_yaml
 from rtda.pipeline.evidence.table import facts_of, read_table
 from rtda.pipeline.handlers import load_checkpoint
+from sklearn.metrics import roc_auc_score
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")
 
@@ -57,7 +59,7 @@ def test_a_program_is_evaluated_as_the_run_that_it_came_from(workshop, network, 
     page = Path("out/report.html").read_text()
     assert "Reference radius" in page
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "metrics.csv", "metrics.json", "mlflow_run_id", "predictions.parquet", "report.html",
+        "examples.npz", "metrics.csv", "metrics.json", "mlflow_run_id", "predictions.parquet", "report.html",
     ]  # fmt: skip
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     logged = client.get_run(Path("out/mlflow_run_id").read_text().strip())
@@ -90,6 +92,12 @@ def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp
     assert facts_of(made)["reference"] is False
     for view in ("clean", "pgd20_l2_0.125", "gaussian_noise_5"):
         np.testing.assert_allclose(logits(Path("out/predictions.parquet"), view), logits(run, view), atol=1e-3)
+    before = Path("out/predictions.parquet").read_bytes()
+    for verb, written in (("compare", "both.md"), ("report", "out/both.html")):
+        assert main([verb, str(run.parent), "out", "-o", written]) == 0
+    assert "- B: out: rtda, seed" in Path("both.md").read_text()
+    assert "phantom_rtda: robustness report" in Path("out/both.html").read_text()
+    assert Path("out/predictions.parquet").read_bytes() == before
 
 
 def test_a_model_without_gradients_gets_random_search_and_the_report_says_why(
@@ -99,11 +107,45 @@ def test_a_model_without_gradients_gets_random_search_and_the_report_says_why(
     from test_models import write_onnx
 
     write_onnx(network, Path("net.onnx"), size=32)
-    assert main(["evaluate", "--model", "net.onnx", *listed, *STATED, "-o", "out"]) == 0
+    preset = read_yaml(find_views("quick")) | {"masking_images": 16}
+    Path("checked.yaml").write_text(yaml.safe_dump(preset))
+    command = ["evaluate", "--model", "net.onnx", *listed, *STATED, "-o", "out", "--preset", "checked.yaml"]
+    assert main(command) == 0
     assert "net: attacks: ONNX gives no gradients; random perturbations stand in" in capsys.readouterr().out
     views = list(dict.fromkeys(read_table(Path("out/predictions.parquet"))["view"].to_pylist()))
     assert views == ["clean", "random100_l2_0.286", "contrast_down_5", "contrast_up_5", "gaussian_noise_5"]
-    assert "ONNX gives no gradients" in Path("out/report.html").read_text()
+    page = Path("out/report.html").read_text()
+    assert "ONNX gives no gradients" in page
+    gate = json.loads(Path("out/metrics.json").read_text())["masking"]
+    assert gate["verdict"] == "not decidable"
+    assert {check["name"] for check in gate["checks"] if check["passed"]} == {"one class", "repeatable", "ties"}
+    assert "not decidable" in page
+    assert "not run: the logits carry no gradient" in page
+
+
+def test_a_multi_label_list_is_evaluated_label_by_label(network, cohort, tmp_path, monkeypatch):
+    """Two labels that exclude each other: what is known of two classes holds for each."""
+    monkeypatch.chdir(tmp_path)
+    content = json.loads((cohort / "phantom.json").read_text())
+    content = {name: value for name, value in content.items() if name != "checksum"} | {"multilabel": True}
+    for split in ("train", "validation", "test"):
+        content[split] = [item | {"label": [1 - item["label"], item["label"]]} for item in content[split]]
+    Path("labels.json").write_text(json.dumps(content))
+    Path("checked.yaml").write_text(yaml.safe_dump(read_yaml(find_views("quick")) | {"masking_images": 16}))
+    torch.jit.trace(network, torch.rand(2, 1, 32, 32)).save("net.ts")
+    listed = ["--data-list", "labels.json", "--dataset-dir", str(cohort), "--preset", "checked.yaml"]
+    assert main(["evaluate", "--model", "net.ts", *listed, *STATED, "-o", "out"]) == 0
+    stated = json.loads(Path("out/metrics.json").read_text())
+    table = read_table(Path("out/predictions.parquet")).to_pandas()
+    for view in ("clean", "pgd20_l2_0.286"):
+        rows = table[(table["split"] == "test") & (table["view"] == view)]
+        y, z = np.stack(rows["label"].tolist()), np.stack(rows["logits"].tolist())
+        assert stated["views"][view]["auroc"][0] == pytest.approx(roc_auc_score(y, z, average="macro"), abs=1e-6)
+    assert rows["l2"].between(0.1, 0.2861).all()
+    assert stated["masking"]["verdict"] == "not decidable"
+    assert "here each is a label" in Path("out/report.html").read_text()
+    assert not Path("out/examples.npz").exists()
+    assert main(["compare", "out", "out"]) == 0
 
 
 @pytest.mark.parametrize(

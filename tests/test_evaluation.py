@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -17,7 +18,8 @@ from rtda.pipeline.commands import evaluating
 from rtda.pipeline.commands.evaluating import flat_views
 from rtda.pipeline.delivery.bundle import find_views
 from rtda.pipeline.evidence import evaluation as module
-from rtda.pipeline.evidence.evaluation import Evaluation, named, weights_checksum
+from rtda.pipeline.evidence import table as table_module
+from rtda.pipeline.evidence.evaluation import SHARD, Evaluation, named, weights_checksum
 from rtda.pipeline.evidence.table import COLUMNS, read_table, with_facts, write_table
 from rtda.pipeline.views import Augment, Chain, Clean, PerImage
 from rtda.transforms.intensity import RandomContrastBrightness
@@ -157,6 +159,19 @@ def test_a_stored_table_is_read_back_as_it_was(reference, tmp_path):
     stored = read_table(write_table(reference, tmp_path / "predictions.parquet"))
     assert stored.equals(reference)
     assert stored.schema.metadata == reference.schema.metadata
+
+
+@pytest.mark.parametrize("rows", [1, 100, 10**6])
+def test_parts_are_merged_a_row_group_at_a_time(rows, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module, "ROW_GROUP", rows)
+    one = evaluation(tmp_path / "parts")
+    one.run()
+    path = table_module.merge(one.written, {"classes": ["a", "b"]}, tmp_path / "merged.parquet")
+    sizes = [pq.ParquetFile(path).metadata.row_group(k).num_rows for k in range(pq.ParquetFile(path).num_row_groups)]
+    assert max(sizes) < rows + SHARD
+    assert all(size >= rows for size in sizes[:-1])
+    assert read_table(path).equals(reference, check_metadata=True)
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["merged.parquet"]
 
 
 # However it is computed

@@ -40,6 +40,18 @@ def test_a_frame_is_asked_for_its_file(evaluation, write_film, tmp_path):
     assert shown(evaluation, FilmReader()) == [1]
 
 
+def test_they_show_augmentation_attack_and_the_worst_shift(workshop):
+    figures = workshop / "runs/rtda/metrics.json"
+    with np.load(workshop / "runs/rtda/examples.npz") as example:
+        assert str(example["view_worst_shift"]) == json.loads(figures.read_text())["shifts"]["worst"]
+        for name in ("augmented", "adversarial", "worst_shift"):
+            assert example[name].shape == example["clean"].shape
+            assert example[f"predicted_{name}"].shape == example["labels"].shape
+            assert np.abs(example[name] - example["clean"]).max() > 0
+        change = np.sqrt(np.square(example["adversarial"] - example["clean"]).sum(axis=(1, 2, 3)))
+        np.testing.assert_array_less(change, float(example["epsilon"]) * (1 + 1e-5))
+
+
 def test_where_no_image_may_be_shown_the_report_has_no_pictures(workshop, cohort, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(cohort, "cohort")

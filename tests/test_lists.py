@@ -126,6 +126,9 @@ def test_a_monai_config_can_load_it(films):
         ({"test": ["film"]}, r"^mine.json: test\[0\]: image: missing; every item has image, label"),
         ({"test": [{"image": "a", "label": 0, "patient_id": "p"}]}, r"^mine.json: test\[0\]: image_id: missing"),
         ({"test": [item(5, 2)]}, r"^mine.json: test\[0\]: label: 2 is unknown; labels are 0 to 1"),
+        ({"test": [item(5, [0, 1])]}, r"^mine.json: test\[0\]: label: \[0, 1\] is unknown; labels are 0 to 1"),
+        ({"multilabel": "yes"}, r"^mine.json: multilabel: 'yes' is unknown; state true or false, or leave it out"),
+        ({"multilabel": True}, r"^mine.json: train\[0\]: label: 0 is not 2 of 0 and 1, one for each class"),
         ({"test": [item(5, True)]}, r"^mine.json: test\[0\]: label: True is unknown"),
         ({"test": [item(5, "normal")]}, r"^mine.json: test\[0\]: label: 'normal' is unknown"),
         (
@@ -215,6 +218,28 @@ def test_a_list_without_test_split_is_read_but_that_split_is_not_loaded(tmp_path
     assert lists.read(path)["test"] == []
     with pytest.raises(ListError, match=r"^mine.json: test: empty; give it images of every class"):
         lists.load(path, tmp_path, "test")
+
+
+def test_of_a_multi_label_list_each_class_is_a_label(films, capsys):
+    folder = films.parent
+    several = {"multilabel": True, "train": [item(0, [0, 0]), item(1, [0, 1]), item(2, [1, 1], "p1")]}
+    several |= {"validation": [item(3, [0, 1]), item(4, [1, 1])], "test": [item(5, [0, 1]), item(6, [0, 1])]}
+    path = write(folder, **several)
+    assert [one["label"] for one in lists.load(path, folder, "train")] == [[0, 0], [0, 1], [1, 1]]
+    assert lists.prior(several["train"], 2) == pytest.approx([1 / 3, 2 / 3])
+    assert lists.checksum(path) != lists.checksum(write(folder, **(several | {"test": [item(5, [0, 1])]})))
+    path = write(folder, **several)
+    with pytest.raises(ListError, match=r"^mine.json: test: only the class 'pneumonia'; give it images of every class"):
+        lists.load(path, folder, "test")
+    assert lists.load(path, folder, "validation")  # normal occurs and is absent; pneumonia is always there
+    with pytest.raises(ListError, match=r"label: \[0, 2\] is not 2 of 0 and 1, one for each class$"):
+        lists.read(write(folder, **(several | {"test": [item(5, [0, 2])]})))
+    path = write(folder, **several)
+    main(["data", "check", str(path), "--dataset-dir", str(folder)])  # these films are alike, which it refuses
+    assert "train: 3 images of 2 patients: normal 1 (33%), pneumonia 2 (67%)" in capsys.readouterr().out
+    command = ["train", "phantom_rtda", "--recipe", "standard", "--data-list", str(path), "--dataset-dir", str(folder)]
+    assert main(command) == 2
+    assert "data_list: multilabel: bundles train one class an image" in capsys.readouterr().err
 
 
 def test_load_refuses_what_cannot_be_trained_on_or_evaluated(films):

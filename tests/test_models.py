@@ -1,6 +1,7 @@
 """Any classifier as one value: the same network in every form, and what cannot be evaluated told beforehand."""
 
 import json
+import re
 import sys
 import warnings
 import zipfile
@@ -25,7 +26,7 @@ from rtda.pipeline.delivery.loaded import Stated
 from rtda.pipeline.delivery.models import load_model
 from rtda.pipeline.delivery.probe import checked, images
 from rtda.pipeline.delivery.programs import ModelError
-from rtda.pipeline.delivery.stages import InRange
+from rtda.pipeline.delivery.stages import InRange, LogOdds
 from rtda.pipeline.evidence.evaluation import Evaluation, weights_checksum
 from rtda.pipeline.evidence.table import read_table
 from rtda.pipeline.laws import check_view
@@ -502,6 +503,25 @@ def wrong(function, message, **stated):
 def test_a_network_that_gives_no_logits_is_refused(function, stated, message, films, monkeypatch):
     with pytest.raises(ModelError, match=message):
         checked(made_by(function, monkeypatch, **stated), films, CLASSES)
+
+
+def test_of_labels_each_has_a_probability_of_its_own(films, monkeypatch):
+    def labels(x):
+        return flat(x).sigmoid()
+
+    logits = checked(made_by(flat, monkeypatch, output="logits"), films, CLASSES, multilabel=True)
+    made = checked(made_by(labels, monkeypatch, output="probabilities"), films, CLASSES, multilabel=True)
+    x = images(logits, films)
+    torch.testing.assert_close(made.network(x), logits.network(x), atol=1e-4, rtol=1e-4)
+    assert made.perturbed == "gradient"
+    for function, stated, message in (
+        (labels, None, "in [0, 1], as probabilities are and logits may be; state --gives probabilities or --gives lo"),
+        (lambda x: flat(x) - 1, "probabilities", "not in [0, 1]; state --gives logits"),
+    ):
+        with pytest.raises(ModelError, match=re.escape(f"somebodys:make: output: {message}")):
+            checked(made_by(function, monkeypatch, output=stated), films, CLASSES, multilabel=True)
+    sure = LogOdds()(torch.tensor([[0.0, 1.0]]))
+    assert bool(sure.isfinite().all())
 
 
 @pytest.mark.parametrize(

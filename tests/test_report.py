@@ -13,7 +13,7 @@ from rtda.pipeline.evidence.gate import MEANINGS, Check, Gate, not_run
 from rtda.pipeline.evidence.metrics import CONSTANT, summarise
 from rtda.pipeline.evidence.report import finding, write_report
 from rtda.pipeline.evidence.results import read
-from rtda.pipeline.evidence.table import COLUMNS
+from rtda.pipeline.evidence.table import COLUMNS, MULTILABEL, facts_of, with_facts
 
 SIZE, RADIUS = 28, 0.25
 VIEWS = {
@@ -277,11 +277,14 @@ def test_tables_that_cannot_be_compared_are_refused_by_name(other, told):
         read(tables)
 
 
-def test_tables_of_two_bundles_are_refused_by_name():
-    other = make_table("standard", n=30)
-    other = other.set_column(0, "bundle", pa.array(["other"] * len(other)))
-    with pytest.raises(ValueError, match=r"^b: bundle: not as in a; .*two reports$"):
-        read([make_table(n=30), other], ["a", "b"])
+def test_models_of_two_bundles_stand_side_by_side_under_their_names():
+    first, second, foreign = make_table(n=30), make_table(n=30, weights="b"), make_table(n=30, weights="c")
+    second = second.set_column(0, "bundle", pa.array(["other"] * len(second)))
+    for place in (0, 1):  # a model that was not trained here has its name for both
+        foreign = foreign.set_column(place, foreign.column_names[place], pa.array(["net"] * len(foreign)))
+    recipe, bundle = first["recipe"][0].as_py(), first["bundle"][0].as_py()
+    labels = [series.label for series in read([first, second, foreign]).series]
+    assert labels == [f"{recipe}, {bundle}", f"{recipe}, other", "net"]
 
 
 def test_no_table_and_pictures_of_another_shape_are_refused(tmp_path):
@@ -289,7 +292,7 @@ def test_no_table_and_pictures_of_another_shape_are_refused(tmp_path):
         read([])
     (tmp_path / "run").mkdir()
     np.savez(tmp_path / "run/examples.npz", clean=np.zeros((2, 28, 28)))
-    with pytest.raises(ValueError, match=r"^run/examples\.npz: clean: \(2, 28, 28\), not \(n, 1, .*--no-pictures$"):
+    with pytest.raises(ValueError, match=r"^run/examples\.npz: clean: \(2, 28, 28\), not .*--no-pictures$"):
         write_report([make_table(n=30)], [tmp_path / "run/examples.npz"], tmp_path / "r.html", "t")
 
 
@@ -303,9 +306,17 @@ def test_a_list_without_train_or_validation_split_is_marked_so(tmp_path):
     assert "training prior" not in text
 
 
-def test_multi_label_tables_are_refused():
-    with pytest.raises(ValueError, match=r"^report: multi-label tables: not supported yet; use their metrics\.json$"):
-        read([make_table(n=30, multilabel=True)])
+def test_the_classes_of_a_multi_label_set_are_counted_and_shown_as_labels(tmp_path):
+    table = make_table(n=30)
+    rows = [row | {"label": [int(k % 3 == 0), row["label"]]} for k, row in enumerate(table.to_pylist())]
+    several = pa.Table.from_pylist(rows, MULTILABEL).replace_schema_metadata(table.schema.metadata)
+    several = with_facts(several, facts_of(table) | {"multilabel": True})
+    page = write_report([several], [], tmp_path / "r.html", "t").read_text()
+    text = plain(page)
+    assert "30 (10 normal, 18 pneumonia), 15 patients" in text
+    assert "An image may have any number of the classes." in text
+    assert "Always answering “" not in text
+    assert len(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)) == 4  # two curves; clean and attacked
 
 
 def test_a_report_on_validation_says_that_it_was_chosen_there(tmp_path):
@@ -357,7 +368,30 @@ def test_one_scale_serves_all_recipes(tmp_path):
     both, alone = (pictures.pictures(examples, results) for examples in ([weak, strong], [strong]))
     assert both["factor"] == alone["factor"] != pictures.pictures([weak], results)["factor"]
     assert both["groups"][1] == alone["groups"][0]
-    assert both["groups"][0]["rows"][0]["images"][3] != both["groups"][1]["rows"][0]["images"][3]
+    assert both["groups"][0]["rows"][0]["images"][-1] != both["groups"][1]["rows"][0]["images"][-1]
+
+
+def test_pictures_are_of_the_views_that_there_are_in_colour_too(tmp_path):
+    example = {name: value for name, value in np.load(make_example(tmp_path)).items() if "a" not in name[:1]}
+    example = {name: value for name, value in example.items() if not name.endswith(("adversarial", "epsilon", "norm"))}
+    shifted = example["clean"] * np.float32(0.4)
+    example |= {
+        "worst_shift": shifted,
+        "predicted_worst_shift": np.zeros(3, int),
+        "view_worst_shift": "contrast_down_5",
+    }
+    np.savez(tmp_path / "grey.npz", **example)
+    coloured = {name: np.repeat(example[name], 3, axis=1) for name in ("clean", "worst_shift")}
+    np.savez(tmp_path / "colour.npz", **(example | coloured))
+    results = read([make_table(n=30)])
+    for name in ("grey", "colour"):
+        (group,) = pictures.pictures([pictures.load(tmp_path / f"{name}.npz")], results)["groups"]
+        assert group["heads"] == ["clean", "worst shift"]
+        assert [len(row["images"]) for row in group["rows"]] == [2, 2, 2]
+    text = plain(write_report([make_table(n=30)], [tmp_path / "grey.npz"], tmp_path / "r.html", "t").read_text())
+    assert "worst shift: Contrast down, severity 5 of 5, factor 0.4" in text
+    assert "on worst shift normal" in text
+    assert "The difference is" not in text
 
 
 def test_where_nothing_changes_the_factor_is_one():

@@ -57,7 +57,7 @@ def described(name: str, content: dict[str, Any]) -> list[str]:
     head = [f"{name}: {origin}", f"ids: {identity}; split: {content.get('split_rule') or 'no rule stated'}"]
     for split in lists.SPLITS:
         items = content[split]
-        counts = Counter(classes[item["label"]] for item in items)
+        counts = Counter(classes[label] for item in items for label in lists.labels_of(item))
         shares = ", ".join(f"{label} {counts[label]} ({counts[label] / max(len(items), 1):.0%})" for label in classes)
         head.append(f"{split}: {len(items)} images of {len({item['patient_id'] for item in items})} patients: {shares}")
     return [*head, ""]

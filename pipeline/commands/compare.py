@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..delivery.bundle import Run
 from ..evidence import bootstrap
 from ..evidence.comparison import Comparison, compare
 from ..evidence.figures import plain
@@ -44,11 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{out.name or out}: output: a folder; give the file to write")
     if out and out.suffix not in (".json", ".md"):
         raise ValueError(f"{out.name}: output: neither .json nor .md; give a file that ends so")
-    runs: list[Run] = [arguments.a, arguments.b]
-    paths = [next(iter(tables_of(run, "best")), table_path(run, "test", "best")) for run in runs]
+    folders: list[Path] = [arguments.a, arguments.b]
+    paths = [next(iter(tables_of(folder, "best")), table_path(folder, "test", "best")) for folder in folders]
     a, b = (read_table(path) for path in paths)
     found = compare(a, b, [f"{path.parent.name}/{path.name}" for path in paths])
-    names = [run.folder.resolve().name for run in runs]
+    names = [folder.resolve().name for folder in folders]
     text = readable(found, names)
     print(text, end="")
     if out:

@@ -19,11 +19,12 @@ from ..evidence.metrics import flat, summarise
 from ..evidence.table import facts_of
 from ..handlers import load_checkpoint
 from ..tracking import log_artifacts, log_metrics
-from ..views import Clean, seen
+from ..views import Augment, Clean, seen
 from . import evaluate_model, made, quieten
 from .evaluating import (
     common_facts,
     compute,
+    examples_path,
     figures_path,
     flat_views,
     masking,
@@ -31,6 +32,7 @@ from .evaluating import (
     readable,
     splits,
     versions,
+    worst_shift_view,
     write,
 )
 from .examples import write_examples
@@ -50,11 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
     evaluations = [_evaluation(run, parser, split, arguments) for split in splits(arguments.split, listed)]
     if not compute(evaluations, arguments):
         return 0
-    out = table_path(run, arguments.split, arguments.checkpoint)
-    write_examples(evaluations[0], parser, run.facts["recipe"], examples_path(out))
+    out = table_path(run.folder, arguments.split, arguments.checkpoint)
     stated = facts(run, parser, evaluations[0], listed)
     made_by = {"commands": [command_of(run), _command(run, arguments)], "training": training_of(run)}
-    _tell(run, write(evaluations, stated, made_by, out), out)
+    table = write(evaluations, stated, made_by, out)
+    views = {
+        "augmented": Augment(parser.get_parsed_content("augmentation")),
+        "adversarial": parser.get_parsed_content("attack"),
+        **worst_shift_view(evaluations[0], table),
+    }
+    reader = parser.get_parsed_content("reader") if "reader" in parser else None
+    write_examples(evaluations[0], reader, run.facts["recipe"], views, examples_path(out))
+    _tell(run, table, out)
     return 0
 
 
@@ -74,24 +83,19 @@ def _tell(run: Run, table: pa.Table, out: Path) -> None:
     log_artifacts(run.folder, [out, figures_path(out)])
 
 
-def table_path(run: Run, split: str, checkpoint: str) -> Path:
-    """Where the table of an evaluation lies: ``predictions.parquet`` of best.pt on test, else named by what differs."""
+def table_path(folder: Path, split: str, checkpoint: str) -> Path:
+    """Where a table lies in its folder: ``predictions.parquet`` of best.pt on test, else named by what differs."""
     parts = [name for name, usual in ((checkpoint, "best"), (split, "test")) if name != usual]
-    return run.folder / f"{'-'.join(['predictions', *parts])}.parquet"
+    return folder / f"{'-'.join(['predictions', *parts])}.parquet"
 
 
-def tables_of(run: Run, *checkpoints: str) -> list[Path]:
+def tables_of(folder: Path, *checkpoints: str) -> list[Path]:
     """The tables of these checkpoints that are there: on the test split, or where there are none, on validation."""
     for split in ("test", "validation"):
-        found = [table_path(run, split, checkpoint) for checkpoint in checkpoints]
+        found = [table_path(folder, split, checkpoint) for checkpoint in checkpoints]
         if any(path.is_file() for path in found):
             return [path for path in found if path.is_file()]
     return []
-
-
-def examples_path(table: Path) -> Path:
-    """Where the pictures lie that belong to a table: ``examples.npz`` beside ``predictions.parquet``, and so on."""
-    return table.with_name(table.name.replace("predictions", "examples")).with_suffix(".npz")
 
 
 def weights(run: Run, checkpoint: str) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from . import made
 from .evaluating import (
     common_facts,
     compute,
+    examples_path,
     figures_path,
     flat_views,
     masking,
@@ -35,8 +36,10 @@ from .evaluating import (
     readable,
     splits,
     versions,
+    worst_shift_view,
     write,
 )
+from .examples import write_examples
 
 RADIUS_224 = 2.0
 """ε of a model that states none, as ℓ2 on one channel of 224 x 224: 2.28 grey levels of 255 RMS, at any size and with
@@ -51,9 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     listed, out = lists.read(arguments.data_list), Path(arguments.output)
     names = splits(arguments.split, listed)
     items = {name: lists.load(arguments.data_list, arguments.dataset_dir, name) for name in names}
-    model = checked(
-        load_model(arguments.model, _stated(arguments), FilmReader()), items[arguments.split], listed["classes"]
-    )
+    loaded, several = load_model(arguments.model, _stated(arguments), FilmReader()), bool(listed.get("multilabel"))
+    model = checked(loaded, items[arguments.split], listed["classes"], several)
     if arguments.rank is None:
         _tell(model)
     parser = _preset(model, arguments)
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if not compute(evaluations, arguments):
         return 0
-    most = parser.get("masking_images") if model.perturbed == "gradient" else None
+    most = parser.get("masking_images") if model.perturbed != "nothing" else None
     facts = {
         **common_facts(evaluations[0], listed, lists.checksum(arguments.data_list)),
         **_facts(model, attack.ball),
@@ -82,7 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     }
     path = out / "predictions.parquet"
     table = write(evaluations, facts, {"commands": [_command(arguments)], "model": dict(model.facts)}, path)
-    write_report([table], [], out / "report.html", f"{model.name}: robustness report")
+    pictures = examples_path(path)
+    shown = {"adversarial": attack} if model.perturbed == "gradient" else {}
+    write_examples(evaluations[0], FilmReader(), model.name, shown | worst_shift_view(evaluations[0], table), pictures)
+    shown_in = [pictures] if pictures.is_file() else []
+    write_report([table], shown_in, out / "report.html", f"{model.name}: robustness report")
     summary = summarise(table)
     files = [path, figures_path(path), figures_path(path, ".csv"), out / "report.html"]
     log_evaluation(out, out.name, _parameters(model, facts, arguments), flat(summary), files)

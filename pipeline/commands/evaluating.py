@@ -17,14 +17,16 @@ import torch
 from ..attacks import PGD
 from ..data import lists
 from ..delivery.bundle import INSTALLED, BundleError
+from ..evidence.across import worst_shift
+from ..evidence.answers import answers
 from ..evidence.evaluation import Evaluation, described, weights_checksum
 from ..evidence.figures import figures
 from ..evidence.gate import Gate
 from ..evidence.masking import balanced_rows, check_masking
 from ..evidence.metrics import intervals, rms_grey_levels
-from ..evidence.table import write_table
+from ..evidence.table import merge, read_table
 from ..files import write_whole
-from ..views import plain
+from ..views import View, plain
 
 
 def compute(evaluations: Sequence[Evaluation], arguments: argparse.Namespace) -> bool:
@@ -61,8 +63,7 @@ def write(
     evaluations: Sequence[Evaluation], facts: Mapping[str, Any], made_by: Mapping[str, Any], out: Path
 ) -> pa.Table:
     """Write the table, and its figures as JSON and CSV; return the table."""
-    table = pa.concat_tables([evaluation.table(facts) for evaluation in evaluations])
-    write_table(table, out)
+    table = read_table(merge([part for evaluation in evaluations for part in evaluation.written], facts, out))
     for evaluation in evaluations:
         evaluation.discard()
     content = json.dumps({**figures(table), **made_by}, indent=1, ensure_ascii=False)
@@ -74,6 +75,17 @@ def write(
 def figures_path(table: Path, ending: str = ".json") -> Path:
     """Where the figures of a table lie: ``metrics.json`` beside ``predictions.parquet``, and so on."""
     return table.with_name(table.name.replace("predictions", "metrics")).with_suffix(ending)
+
+
+def examples_path(table: Path) -> Path:
+    """Where the pictures lie that belong to a table: ``examples.npz`` beside ``predictions.parquet``, and so on."""
+    return table.with_name(table.name.replace("predictions", "examples")).with_suffix(".npz")
+
+
+def worst_shift_view(evaluation: Evaluation, table: pa.Table) -> dict[str, View]:
+    """The shift with the least balanced accuracy, as ``worst_shift``; nothing where no shift was evaluated."""
+    worst = worst_shift(answers(table))
+    return {} if worst is None else {"worst_shift": evaluation.views[worst]}
 
 
 def splits(reported: str, listed: Mapping[str, Any]) -> list[str]:
@@ -89,6 +101,8 @@ def flat_views(views: Any) -> Iterator[Any]:
 
 def masking(evaluation: Evaluation, attack: PGD, most: int) -> dict[str, Any]:
     """The gradient-masking checks on at most so many of the reported images."""
+    if isinstance(evaluation.items[0]["label"], list):
+        return undecided("not run: the checks ask which of several classes is answered, and here each is a label")
     rows = balanced_rows([item["label"] for item in evaluation.items], most, evaluation.seed)
     items = [evaluation.transform(evaluation.items[row]) for row in rows]
     x = torch.stack([plain(torch.as_tensor(item["image"])) for item in items]).to(evaluation.device)
@@ -98,13 +112,19 @@ def masking(evaluation: Evaluation, attack: PGD, most: int) -> dict[str, Any]:
     try:
         return check_masking(evaluation.model, x, y, attack.ball, **how, threads=evaluation.threads).as_dict()
     except ValueError as error:  # of the images, which are too few or of one class: the rest of the table stands
-        return Gate((), {}, {"why": str(error)}).as_dict() | {"verdict": "not decidable"}
+        return undecided(str(error))
+
+
+def undecided(why: str) -> dict[str, Any]:
+    """The gate where no check could be run."""
+    return Gate((), {}, {"why": why}).as_dict() | {"verdict": "not decidable"}
 
 
 def common_facts(evaluation: Evaluation, listed: Mapping[str, Any], checksum: str) -> dict[str, Any]:
     """What the table's metadata says of the list and the computation, whosever the model."""
     return {
         "classes": listed["classes"],
+        **({"multilabel": True} if listed.get("multilabel") else {}),
         **_prior(listed),
         "parameters": _stated(evaluation.views, "parameter"),
         "groups": _stated(evaluation.views, "group"),

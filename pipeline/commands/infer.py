@@ -35,4 +35,4 @@ def run(arguments: argparse.Namespace) -> int:
 def _classifier(source: Run | Bundle) -> Classifier:
     if isinstance(source, Bundle):
         return Classifier.of_bundle(source)
-    return Classifier.of_run(source, evidence(source) if tables_of(source, "best") else {})
+    return Classifier.of_run(source, evidence(source) if tables_of(source.folder, "best") else {})

@@ -14,7 +14,8 @@ from ..delivery.bundle import BundleError, Run
 from ..delivery.pack import as_float32, inference_config, pack
 from ..evidence.answers import reported_split
 from ..evidence.evaluation import weights_checksum
-from ..evidence.metrics import flat, rms_grey_levels, summarise, validated_temperature
+from ..evidence.figures import headline
+from ..evidence.metrics import rms_grey_levels, summarise, validated_temperature
 from ..evidence.table import facts_of, read_table
 from ..tracking import set_tags
 from . import made
@@ -52,7 +53,7 @@ def _refuse_unlike(run: Run, others: Sequence[Run]) -> None:
 
 def evidence(run: Run, checkpoint: str = "best") -> dict[str, Any]:
     """What the run's own evaluation says of its best weights, for the bundle's metadata."""
-    path = next(iter(tables_of(run, checkpoint)), table_path(run, "test", checkpoint))
+    path = next(iter(tables_of(run.folder, checkpoint)), table_path(run.folder, "test", checkpoint))
     table = read_table(path)
     facts, summary = facts_of(table), summarise(table)
     if facts["checksum_weights"] != weights_checksum(as_float32(weights(run, checkpoint))):
@@ -70,9 +71,7 @@ def evidence(run: Run, checkpoint: str = "best") -> dict[str, Any]:
         "choices": _choices(run),
         "weights_sha256": facts["checksum_weights"],
         "data_list_sha256": facts["checksum_list"],
-        "split": str(first["split"]),
-        "images": int(first["n"]),
-        "evidence": {name: round(value, 4) for name, value in flat(own).items()},
+        "evidence": headline(table),
     }
 
 

@@ -160,7 +160,10 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
 
 def _check_settings(parser: Any, bundle: Bundle) -> None:
     """Refuse in one line what a user may have written wrongly, before any image is read."""
-    bundle.metadata_of(_listed(parser))
+    listed = _listed(parser)
+    if listed.get("multilabel"):
+        raise BundleError("data_list: multilabel: bundles train one class an image; give a list with one label each")
+    bundle.metadata_of(listed)
     values = {name: made(parser, name) for name in (*ROOT_IDS, *RECIPE_IDS) if name in parser}
     for name in ("stack", "supervise"):
         if not isinstance(values[name], list):

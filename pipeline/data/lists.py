@@ -6,7 +6,8 @@
 
 Paths are relative to a dataset folder given at use, and may name a frame of a file: ``a/loop.dcm#frame=12``, from 0.
 Patients (and groups) stand in one split only. A key ``identity`` states that ids are hashed, ``public``ly or
-``private``ly; ids of a list without it could be names, and are hashed as it is loaded.
+``private``ly; ids of a list without it could be names, and are hashed as it is loaded. With ``"multilabel": true``
+each class is a label of its own, and ``label`` is a list of 0 and 1, one for each: ``[0, 1, 1]``.
 """
 
 from __future__ import annotations
@@ -60,14 +61,18 @@ def checked(content: dict[str, Any], name: str) -> dict[str, Any]:
         raise ListError(
             f"{name}: identity: {content['identity']!r} is unknown; state public or private, or leave it out"
         )
+    if not isinstance(several := content.get("multilabel", False), bool):
+        raise ListError(f"{name}: multilabel: {several!r} is unknown; state true or false, or leave it out")
     if "train" not in content:
         raise ListError(f"{name}: train: missing; a list has the splits {', '.join(SPLITS)}")
+    check_label = _check_labels if several else _check_label
     for split in SPLITS:
         items = content.setdefault(split, [])
         if not isinstance(items, list):
             raise ListError(f"{name}: {split}: must be a list of items")
         for number, item in enumerate(items):
-            _check_item(item, len(content["classes"]), f"{name}: {split}[{number}]")
+            _check_item(item, f"{name}: {split}[{number}]")
+            check_label(item["label"], len(content["classes"]), f"{name}: {split}[{number}]")
     _refuse_repeats(content, name)
     for field in ("patient_id", "group_id"):
         _refuse_overlap(content, field, name)
@@ -94,11 +99,12 @@ def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str
     if content.get("identity") is None:
         own = [_without_names(item) for item in own]
     items = [item | {"image": str(folder / item["image"])} for item in own]
-    present = {item["label"] for item in items}
     if not items:
         raise ListError(f"{path.name}: {split}: empty; give it images of every class")
-    if len(present) < 2:
-        only = content["classes"][present.pop()]
+    shares = prior(items, len(content["classes"]))
+    if all(share in (0, 1) for share in shares):
+        names = [name for name, share in zip(content["classes"], shares, strict=True) if share]
+        only = ", ".join(names) or "none of them"
         raise ListError(f"{path.name}: {split}: only the class '{only}'; give it images of every class")
     missing = [item["image"] for item in items if not file_of(Path(item["image"])).is_file()]
     if missing:
@@ -150,14 +156,27 @@ def checksum_of(content: Mapping[str, Any]) -> str:
 
 
 def prior(items: Sequence[Mapping[str, Any]], classes: int) -> list[float]:
-    """Share of each of the ``classes`` labels among items, in label order; 0 of one that does not occur.
+    """Share of each of the ``classes`` among items, in label order; 0 of one that does not occur.
 
     Example:
         >>> prior([{"label": 0}, {"label": 1}, {"label": 1}, {"label": 1}], classes=3)
         [0.25, 0.75, 0.0]
+        >>> prior([{"label": [1, 0]}, {"label": [1, 1]}], classes=2)
+        [1.0, 0.5]
     """
-    counts = Counter(item["label"] for item in items)
+    counts = Counter(label for item in items for label in labels_of(item))
     return [counts[label] / len(items) for label in range(classes)]
+
+
+def labels_of(item: Mapping[str, Any]) -> list[int]:
+    """Numbers of the classes that an item has: one, or of a multi-label set any number.
+
+    Example:
+        >>> labels_of({"label": 2}), labels_of({"label": [1, 0, 1]})
+        ([2], [0, 2])
+    """
+    label = item["label"]
+    return [k for k, has in enumerate(label) if has] if isinstance(label, list) else [label]
 
 
 def balanced_weights(items: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -254,7 +273,7 @@ def _check_classes(classes: Any, name: str) -> None:
         raise ListError(f"{name}: classes: must be a list of at least two different names, in label order")
 
 
-def _check_item(item: Any, classes: int, where: str) -> None:
+def _check_item(item: Any, where: str) -> None:
     for key in REQUIRED:
         if not isinstance(item, dict) or key not in item:
             raise ListError(f"{where}: {key}: missing; every item has {', '.join(REQUIRED)}")
@@ -264,13 +283,22 @@ def _check_item(item: Any, classes: int, where: str) -> None:
         kind = int if key == "fold" else str
         if item.get(key) is not None and type(item[key]) is not kind:
             raise ListError(f"{where}: {key}: must be {'a whole number' if kind is int else 'a text, in quotes'}")
-    if type(item["label"]) is not int or not 0 <= item["label"] < classes:
-        raise ListError(f"{where}: label: {item['label']!r} is unknown; labels are 0 to {classes - 1}")
     image = PurePosixPath(item["image"])
     if image.is_absolute() or ".." in image.parts:
         raise ListError(f"{where}: image: must be a path below the dataset folder, like films/1.dcm")
     if str(image) != item["image"]:  # one file under two names would count as two images
         raise ListError(f"{where}: image: not in normal form; write it without '.' and '//', like films/1.dcm")
+
+
+def _check_label(label: Any, classes: int, where: str) -> None:
+    if type(label) is not int or not 0 <= label < classes:
+        raise ListError(f"{where}: label: {label!r} is unknown; labels are 0 to {classes - 1}")
+
+
+def _check_labels(labels: Any, classes: int, where: str) -> None:
+    stated = isinstance(labels, list) and all(type(one) is int and one in (0, 1) for one in labels)
+    if not stated or len(labels) != classes:
+        raise ListError(f"{where}: label: {labels!r} is not {classes} of 0 and 1, one for each class")
 
 
 def _refuse_repeats(content: Mapping[str, Any], name: str) -> None:

@@ -173,6 +173,18 @@ def is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
+def is_evaluated(path: Path) -> bool:
+    """Whether a folder keeps an evaluation of its own: a run's, or one that ``rtda evaluate --model`` has written."""
+    return is_run(path) or (path / "metrics.json").is_file()
+
+
+def find_evaluated(name: str) -> Path:
+    """A folder that keeps evaluations; raises :class:`BundleError` if it is none."""
+    if not is_evaluated(Path(name)):
+        raise BundleError(f"{Path(name).name}: metrics.json: missing, and no run folder; make it with rtda evaluate")
+    return Path(name)
+
+
 def find_run(name: str) -> Run:
     """The run in a folder; raises :class:`BundleError` if it is none."""
     if not is_run(Path(name)):

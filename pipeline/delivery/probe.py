@@ -17,19 +17,22 @@ from ..normalisation import holding
 from .infer import reason
 from .loaded import LoadedModel
 from .programs import ModelError, first_line
-from .stages import Logarithm, Ordered, staged
+from .stages import Logarithm, LogOdds, Ordered, staged
 
 IMAGES = 16
 """Images that are looked at, evenly spread over the list."""
 
 
-def checked(model: LoadedModel, items: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> LoadedModel:
+def checked(
+    model: LoadedModel, items: Sequence[Mapping[str, Any]], classes: Sequence[str], multilabel: bool = False
+) -> LoadedModel:
     """The model with its logits in the order of the list's classes, once it did well on some of the images.
 
     Args:
         model: as it was loaded.
         items: those that will be evaluated.
         classes: the data list's, in label order.
+        multilabel: whether each class is a label of its own, with a probability of its own.
 
     Raises:
         ModelError: the list's classes are not the model's; an image leaves the bounds, or they differ in size; outputs
@@ -40,8 +43,8 @@ def checked(model: LoadedModel, items: Sequence[Mapping[str, Any]], classes: Seq
     x = images(model, items)
     outputs = _outputs(model, x)
     _refuse_dependence(model, x, outputs)
-    probabilities = _are_probabilities(model, outputs)
-    log = Logarithm() if probabilities else None
+    probabilities = _are_probabilities(model, outputs, multilabel)
+    log = (LogOdds() if multilabel else Logarithm()) if probabilities else None
     turned = Ordered(order) if order != sorted(order) else None
     model = replace(
         model,
@@ -52,8 +55,8 @@ def checked(model: LoadedModel, items: Sequence[Mapping[str, Any]], classes: Seq
     )
     if probabilities:
         model = model.noting(
-            "output: probabilities, evaluated by their logarithms; where float32 rounds one to 0 or 1 an attack finds "
-            "no gradient, which looks like robustness"
+            "output: probabilities, evaluated by their logarithms, or log odds of labels; where float32 rounds one to "
+            "0 or 1 an attack finds no gradient, which looks like robustness"
         )
     return _with_gradient(model, x[:4]) if model.perturbed == "gradient" else model
 
@@ -127,9 +130,11 @@ def _asked(model: LoadedModel, x: Tensor) -> Any:
         ) from error
 
 
-def _are_probabilities(model: LoadedModel, outputs: Tensor) -> bool:
-    """Whether rows are distributions; refused where they contradict what is stated, or are neither kind."""
+def _are_probabilities(model: LoadedModel, outputs: Tensor, multilabel: bool) -> bool:
+    """Whether rows are distributions, or a probability for each label; refused where they contradict what is stated."""
     inside = bool((outputs >= 0).all() and (outputs <= 1).all())
+    if multilabel:
+        return _are_probabilities_of_labels(model, inside)
     whole = inside and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
     if model.output == "probabilities" and not whole:
         raise ModelError(
@@ -142,6 +147,17 @@ def _are_probabilities(model: LoadedModel, outputs: Tensor) -> bool:
             "or wrap it in a module:function that gives one logit a class"
         )
     return whole and model.output != "logits"
+
+
+def _are_probabilities_of_labels(model: LoadedModel, inside: bool) -> bool:
+    if model.output == "probabilities" and not inside:
+        raise ModelError(f"{model.name}: output: not in [0, 1]; state --gives logits, or wrap it in a module:function")
+    if model.output is None and inside:
+        raise ModelError(
+            f"{model.name}: output: in [0, 1], as probabilities are and logits may be; state --gives probabilities or "
+            "--gives logits"
+        )
+    return model.output == "probabilities"
 
 
 def _refuse_dependence(model: LoadedModel, x: Tensor, outputs: Tensor) -> None:

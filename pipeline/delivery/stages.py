@@ -94,6 +94,21 @@ class Logarithm(nn.Module):
         return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
+class LogOdds(nn.Module):
+    """Logits of a network that gives a probability for each label: their sigmoid is these probabilities.
+
+    Example:
+        >>> LogOdds()(torch.tensor([[0.25, 0.75]])).sigmoid()
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Return log p − log(1 − p), finite at 0 and 1 too."""
+        p = probabilities.float()
+        least = torch.finfo(torch.float32).tiny
+        return p.clamp_min(least).log() - (1 - p).clamp_min(least).log()
+
+
 class Ordered(nn.Module):
     """Outputs in another order: column i is the network's column order[i]."""
 

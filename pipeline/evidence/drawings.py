@@ -15,7 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
+from .answers import labels_of
 from .calibration import reliability
+from .outcomes import problems
 from .results import BALANCED, NORMS, Column, Results, named
 
 # Figures are drawn in placeholder colours that become variables of the page's style sheet: they follow light and dark.
@@ -114,7 +116,7 @@ def reliability_diagram(results: Results, view: str, scaled: bool = False) -> Ma
     Scaled: after each run's own temperature, fitted on its clean validation images.
     """
     images = results.images[(results.images["split"] == results.split) & (results.images["view"] == view)]
-    start = 100 / len(results.facts["classes"])
+    start = 50 if results.multilabel else 100 / len(results.facts["classes"])
     heading = ", ".join(filter(None, named(results, results.constant.set_index("view", drop=False).loc[view])))
     heading = f"After temperature: {heading[0].lower()}{heading[1:]}" if scaled else heading
 
@@ -123,8 +125,9 @@ def reliability_diagram(results: Results, view: str, scaled: bool = False) -> Ma
         for series in results.series:
             rows = images[images["method"] == series.label]
             logits = np.stack(rows["logits"].tolist()).astype(np.float64)
-            probabilities = softmax(logits / rows[["temperature"]].to_numpy() if scaled else logits, axis=1)
-            bins = 100 * reliability(rows["label"], probabilities, bins=8)
+            logits = logits / rows[["temperature"]].to_numpy() if scaled else logits
+            labels, logits = map(np.concatenate, zip(*problems(labels_of(rows), logits), strict=True))
+            bins = 100 * reliability(labels, softmax(logits, axis=1), bins=8)
             line: dict[str, Any] = {"color": series.colour, "marker": series.marker, "markersize": 4, "linewidth": 1}
             axes.plot(bins["confidence"], bins["accuracy"], clip_on=False, **line)
         axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(start, 100), ylim=(0, 100))

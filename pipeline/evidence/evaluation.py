@@ -28,7 +28,7 @@ from ..normalisation import holding
 from ..progress import progress
 from ..seeding import derived_seed, forked
 from ..views import View, check_views, parent_of, plain
-from .table import ITEM_COLUMNS, merge, write_part
+from .table import ITEM_COLUMNS, merge, read_table, write_part
 
 SHARD = 64
 """Images of a shard."""
@@ -141,11 +141,16 @@ class Evaluation:
         title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
         with exact(self.threads), frozen(self.model):
             for k, batch in zip(progress(todo, title), self._batches(todo, num_workers), strict=True):
-                self._shard(k, plain(batch["image"]).to(self.device), batch["label"].to(self.device))
+                self._shard(k, plain(batch["image"]).to(self.device), _labels(batch["label"]).to(self.device))
 
     def table(self, facts: Mapping[str, Any]) -> pa.Table:
-        """Merge the parts, view by view in list order."""
-        return merge([self._part(k, view) for view in self.views for k in range(len(self.shards))], facts)
+        """The rows of all parts, view by view in list order."""
+        return read_table(merge(self.written, facts, self.parts / "table.parquet"))
+
+    @property
+    def written(self) -> list[Path]:
+        """The parts in the order of the table: view by view, and in list order."""
+        return [self._part(k, view) for view in self.views for k in range(len(self.shards))]
 
     def discard(self) -> None:
         """Remove the parts, once the table is safely written."""
@@ -204,6 +209,11 @@ class Evaluation:
 
     def _parts_of(self, k: int) -> list[Path]:
         return [self._part(k, name) for name in self.views]
+
+
+def _labels(collated: Any) -> Tensor:
+    """(B,) or (B, L); lists of 0 and 1 are collated label by label."""
+    return torch.stack(collated, dim=1) if isinstance(collated, list) else torch.as_tensor(collated)
 
 
 def _stamp(image: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from . import bootstrap
-from .across import attacks_within, kinds_of_shift, worst_shift
+from .across import across, attacks_within, kinds_of_shift, worst_shift
 from .answers import RUN, VIEW, Answers, answers
 from .comparison import endpoints
 from .metrics import CONSTANT, intervals, summarise
@@ -16,6 +17,8 @@ from .outcomes import METRICS, source_of
 from .subgroups import subgroups
 
 DIGITS = 6
+HEADLINE = ("auroc", "balanced_accuracy", "balanced_accuracy_at_half", "brier", "nll", "ece")
+"""Metrics that a bundle carries with its weights."""
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
@@ -55,6 +58,47 @@ def figures(table: pa.Table) -> dict[str, Any]:
         "masking": own.facts.get("masking"),
         "constant": {metric: plain(constant[metric]) for metric in METRICS},
     }
+
+
+def headline(table: pa.Table) -> dict[str, Any]:
+    """What a bundle says of its weights wherever it goes: few figures, each with its interval, and the verdict.
+
+    Args:
+        table: evaluation's table of one run.
+
+    Returns:
+        Split, numbers of images and patients, how the intervals are made; ``views``: those that are endpoints (see
+        ``comparison.endpoints``) -> metric of ``HEADLINE`` -> [value, low, high]; ``attacks`` and ``shifts``: metric ->
+        the same; ``worst_shift``; ``masking``: verdict and failed checks, None where they were not run.
+
+    Raises:
+        ValueError: as :func:`answers.answers`.
+    """
+    own = answers(table)
+    drawn, once = own.drawn(), bootstrap.once(len(own.labels))
+    views = {view: (own.values(view), own.replicates(view, drawn)) for view, _ in endpoints(own)}
+    over, found = across(own, once), across(own, drawn)
+    masking = own.facts.get("masking")
+    return {
+        "split": own.split,
+        "images": len(own.images),
+        "patients": own.number_of_patients,
+        "intervals": bootstrap.STATED,
+        "views": {
+            view: {name: _bounded(value[name], replicates.get(name, math.nan)) for name in HEADLINE if name in value}
+            for view, (value, replicates) in views.items()
+        },
+        **{
+            group: {name: _bounded(float(value[0]), found[group][name]) for name, value in metrics.items()}
+            for group, metrics in over.items()
+        },
+        "worst_shift": worst_shift(own),
+        "masking": masking and {name: masking[name] for name in ("verdict", "failed")},
+    }
+
+
+def _bounded(value: float, replicates: Any) -> list[float | None]:
+    return [plain(number) for number in (value, *bootstrap.percentiles(replicates))]
 
 
 def _rules(own: Answers) -> dict[str, Any]:

@@ -7,6 +7,7 @@ image id reaches the page, and the page fetches nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ MIDDLE = 3
 def write_report(
     tables: Sequence[pa.Table], examples: Sequence[Path], out: Path, title: str, names: Sequence[str] | None = None
 ) -> Path:
-    """Write one self-contained HTML page that compares runs of one bundle.
+    """Write one self-contained HTML page that compares models on the same images.
 
     Args:
         tables: evaluation's tables with their metadata, in the order of the report.
@@ -46,7 +47,7 @@ def write_report(
         `out`.
 
     Raises:
-        ValueError: no tables; tables that differ in bundle, split, views, classes, image size, channels, training
+        ValueError: no tables; tables that differ in split, views, classes, image size, channels, training
             radius or data list; pictures that are not (n, 1, rows, columns); or as `metrics.summarise`.
         OSError: the file could not be written.
     """
@@ -141,14 +142,21 @@ def _threshold_source(results: Results) -> list[str]:
 
 def _census(rows: pd.DataFrame, classes: Sequence[str]) -> str:
     images = rows.drop_duplicates("image_id")
-    counts = images["label"].value_counts()
+    counts = Counter(k for label in images["label"] for k in _held(label))
     patients = images["patient_id"].nunique()
-    parts = ", ".join(f"{counts.get(k, 0)} {name}" for k, name in enumerate(classes))
+    parts = ", ".join(f"{counts[k]} {name}" for k, name in enumerate(classes))
     return f"{len(images)} ({parts}), {patients if patients else 'unknown number of'} patients"
 
 
-def _commonest(results: Results) -> tuple[str, str]:
-    """The commonest class of the reported split and its share: the accuracy that costs nothing."""
+def _held(label: Any) -> list[int]:
+    """The classes that an image has: one, or any number of a multi-label set."""
+    return [k for k, has in enumerate(label) if has] if np.ndim(label) else [int(label)]
+
+
+def _commonest(results: Results) -> tuple[str, str] | None:
+    """The commonest class of the reported split and its share: the accuracy that costs nothing; None of labels."""
+    if results.multilabel:
+        return None
     images = results.images[(results.images["split"] == results.split) & (results.images["view"] == "clean")]
     shares = images.drop_duplicates("image_id")["label"].value_counts(normalize=True)
     return results.facts["classes"][shares.index[0]], percent(shares.iloc[0])
@@ -238,7 +246,11 @@ def _masking(results: Results) -> dict[str, Any] | None:
 
 
 def _reasons(gate: Mapping[str, Any] | None) -> str:
-    return ", ".join(gate["failed"]) or str(gate["facts"].get("why", "")) if gate else ""
+    """What failed; else why nothing could be decided, which the first check that was not run tells."""
+    if not gate:
+        return ""
+    missing = [check["note"] for check in gate["checks"] if check["needed"] and check["figure"] is None]
+    return ", ".join(gate["failed"]) or next(iter(missing), str(gate["facts"].get("why", "")))
 
 
 def _checked(check: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -89,6 +89,11 @@ class Results:
         return [Series(label, i % len(MARKERS) + 1, *MARKERS[i % len(MARKERS)]) for i, label in labels]
 
     @property
+    def multilabel(self) -> bool:
+        """Whether each class is a label of its own; a metric is then the mean over labels."""
+        return bool(self.facts.get("multilabel"))
+
+    @property
     def radius_name(self) -> str:
         """What the radius is: that of training, or one to go by for a model that states none."""
         return "reference radius" if self.facts.get("reference") else "training radius"
@@ -101,7 +106,8 @@ class Results:
     @property
     def columns(self) -> list[Column]:
         """The columns of the main table: 0.5 is a threshold for two classes only."""
-        return [AUROC, BALANCED, *([AT_HALF] if len(self.facts["classes"]) == 2 else []), BRIER, ECE]
+        binary = self.multilabel or len(self.facts["classes"]) == 2
+        return [AUROC, BALANCED, *([AT_HALF] if binary else []), BRIER, ECE]
 
     def over_seeds(self, view: str, metric: str) -> pd.DataFrame:
         """Mean, standard deviation, least and greatest of a metric over the runs of each method."""
@@ -148,10 +154,8 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         raise ValueError("report: tables: none; give at least one evaluated run")
     names = names or [f"table {number}" for number in range(1, len(tables) + 1)]
     facts = [facts_of(table) for table in tables]
-    if any(fact.get("multilabel") for fact in facts):
-        raise ValueError("report: multi-label tables: not supported yet; use their metrics.json")
     cure = "a report compares like with like, so write two reports"
-    refuse_unlike(names, [_shared(table) for table in tables], cure)
+    refuse_unlike(names, [shared_facts(table) for table in tables], cure)
     fitted = [validated_temperature(table) for table in tables]
     own = [
         {"name": name, "weight": _weight(fact), "checksum": fact["checksum_weights"], "seen": _seen(fact)}
@@ -186,18 +190,21 @@ def _seen(facts: Mapping[str, Any]) -> str:
     return ", ".join(facts["seen"]) or "none" if "seen" in facts else "not stated"
 
 
-def _shared(table: pa.Table) -> dict[str, Any]:
-    """What the tables of one report must agree in: a report compares like with like."""
-    return {"bundle": set(table["bundle"].to_pylist()), **shared_facts(table)}
-
-
 def _methods(rows: pd.DataFrame) -> pd.Series[str]:
-    """Labels: the recipe, with λ, checkpoint or checksum of the weights only where these tell methods apart."""
-    by_weight = rows.groupby("recipe")["weight"].transform("nunique") > 1
-    labels = rows["recipe"].where(~by_weight, rows["recipe"] + rows["weight"].map(", λ = {:g}".format))
+    """Labels: the recipe, with bundle, λ, checkpoint or checksum of the weights only where these tell methods apart."""
+    by_bundle = (rows["bundle"].nunique() > 1) & (rows["bundle"] != rows["recipe"])  # foreign models have no recipe
+    by_weight = rows.groupby(["bundle", "recipe"])["weight"].transform("nunique") > 1
+    labels = rows["recipe"].where(~by_bundle, rows["recipe"] + ", " + rows["bundle"])
+    labels = labels.where(~by_weight, labels + rows["weight"].map(", λ = {:g}".format))
     labels = labels + (", " + rows["checkpoint"] if rows["checkpoint"].nunique() > 1 else "")
     twins = rows.groupby([*RUN, "weight"], dropna=False)["checksum"].transform("nunique") > 1
     return labels.where(~twins, labels + ", weights " + rows["checksum"].str[:6])
+
+
+def shift_named(results: Results, name: str) -> str:
+    """Heading and detail of a shift by the name of its view, in one line."""
+    rows = results.constant[results.constant["view"] == name]
+    return ", ".join(filter(None, named(results, rows.iloc[0]))) if len(rows) else name
 
 
 def named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:

@@ -7,14 +7,14 @@ merged in a fixed order at the end.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import write_whole
+from ..files import whole, write_whole
 
 COLUMNS = pa.schema(
     [
@@ -36,6 +36,8 @@ MULTILABEL = COLUMNS.set(COLUMNS.get_field_index("label"), pa.field("label", pa.
 """The same of a multi-label set, whose metadata state ``"multilabel": true``: ``label`` is a list of 0 and 1, one for
 each of ``classes``, and each has a logit and a probability of its own."""
 
+ROW_GROUP = 8192
+"""Rows that are held in memory while parts are merged, and a part's more at most."""
 ITEM_COLUMNS = ("image_id", "patient_id", "group_id", "site", "sex", "age_group", "projection", "manufacturer", "fold")
 """Columns that come from an item of the data list."""
 
@@ -51,16 +53,40 @@ def columns_of(facts: Mapping[str, Any]) -> pa.Schema:
     return MULTILABEL if facts.get("multilabel") else COLUMNS
 
 
-def merge(parts: Sequence[Path], facts: Mapping[str, Any]) -> pa.Table:
-    """Concatenate parts in the given order; ``facts`` (JSON) go into the table's metadata under ``rtda``."""
-    columns = columns_of(facts)
-    table = pa.concat_tables([pq.read_table(part, schema=columns) for part in parts]).combine_chunks()
-    return with_facts(table, facts)
+def merge(parts: Sequence[Path], facts: Mapping[str, Any], path: Path) -> Path:
+    """Concatenate parts in the given order, a row group at a time, so that memory does not grow with their number.
+
+    Args:
+        parts: complete Parquet files of the columns.
+        facts: JSON, for the table's metadata under ``rtda``.
+        path: the table to write, whole or not at all.
+    """
+    columns = columns_of(facts).with_metadata(_stated(facts))
+    with whole(path) as sink, pq.ParquetWriter(sink, columns, compression="zstd") as writer:
+        for group in _row_groups(pq.read_table(part, schema=columns) for part in parts):
+            writer.write_table(group)
+    return path
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in fewer tables, each of at least ``ROW_GROUP`` rows, but for the last."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= ROW_GROUP:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def with_facts(table: pa.Table, facts: Mapping[str, Any]) -> pa.Table:
     """The same rows under other metadata."""
-    return table.replace_schema_metadata({b"rtda": json.dumps(facts, sort_keys=True).encode()})
+    return table.replace_schema_metadata(_stated(facts))
+
+
+def _stated(facts: Mapping[str, Any]) -> dict[bytes, bytes]:
+    return {b"rtda": json.dumps(facts, sort_keys=True).encode()}
 
 
 def write_table(table: pa.Table, path: Path) -> Path:
