@@ -106,6 +106,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _compare(verbs)
     _infer(verbs)
     _pack(verbs)
+    _verify(verbs)
+    _export(verbs)
     return parser
 
 
@@ -334,6 +336,21 @@ def _infer(verbs: Any) -> None:
 
 def _run_or_bundle(name: str) -> Run | Bundle:
     return find_run(name) if is_run(Path(name)) else find_bundle(name)
+
+
+def _export(verbs: Any) -> None:
+    does = "write a bundle's network as one file: TorchScript, torch.export or ONNX"
+    export = _verb(verbs, "export", "export", does, bundle=_run_or_bundle)
+    export.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder or run folder")
+    export.add_argument("--to", choices=["ts", "pt2", "onnx"], required=True)
+    export.add_argument("-o", "--output", help="file to write (default: NAME with the form as its ending)")
+
+
+def _verify(verbs: Any) -> None:
+    does = "check that a bundle is whole, says what is true, and runs elsewhere; offline"
+    verify = _verb(verbs, "verify", "verify", does, bundle=find_bundle)
+    verify.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder, or installed bundle")
+    verify.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def _pack(verbs: Any) -> None:

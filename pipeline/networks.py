@@ -1,10 +1,11 @@
-"""Wrappers that fix where standardisation, precision and memory layout belong."""
+"""Wrappers that fix where standardisation, precision and memory layout belong.
 
-from __future__ import annotations
+Annotations are evaluated here: torch.jit.script, by which MONAI exports, takes no strings for those of attributes.
+"""
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from monai.networks.layers.utils import get_norm_layer
@@ -105,7 +106,7 @@ class AsCalled(nn.Module):
         if compile:
             network.compile()
 
-    def train(self, mode: bool = True) -> AsCalled:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; held away from an exported program, which has one built in and raises."""
         with contextlib.suppress(NotImplementedError):
             super().train(mode)

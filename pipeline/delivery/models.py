@@ -66,6 +66,8 @@ def _of_program(path: Path, stated: Stated, reader: Any, device: torch.device) -
     program = read_program(path, device)
     metadata, config = (program.carried.get(f"{name}.json", {}) for name in ("metadata", "inference"))
     preprocessing = _made(path.name, config, "preprocessing", path.parent) if "preprocessing" in config else None
+    if stated.output is None and _activates(config.get("postprocessing")):
+        stated = replace(stated, output="logits")
     if program.shape is not None and preprocessing is None:
         channels, *size = program.shape
         stated = replace(stated, channels=stated.channels or channels, image_size=stated.image_size or tuple(size))
@@ -84,7 +86,7 @@ def _of_program(path: Path, stated: Stated, reader: Any, device: torch.device) -
 
 def _of_function(name: str, stated: Stated, reader: Any) -> LoadedModel:
     module, _, function = name.partition(":")
-    with _importable(Path.cwd()):
+    with importable(Path.cwd()):
         try:
             network = getattr(importlib.import_module(module), function)()
         except Exception as error:  # whatever a stranger's code raises
@@ -119,7 +121,7 @@ def _of_config(
         if getattr(stated, option) is not None:
             raise ModelError(f"{bundle.name}: {option}: its own preprocessing decides that; leave the option out")
     part = "preprocessing" if "preprocessing" in config else "dataset::transform"
-    with torch.random.fork_rng(), _importable(bundle.root):
+    with torch.random.fork_rng(), importable(bundle.root):
         torch.manual_seed(0)
         network = _made(bundle.name, config, "network_def", bundle.root)
         preprocessing = _made(bundle.name, config, part, bundle.root)
@@ -160,7 +162,7 @@ def _made(name: str, config: Mapping[str, Any], part: str, root: Path) -> Any:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """A folder's own modules can be imported, after those that are installed."""
     sys.path.append(str(folder))
     try:

@@ -61,7 +61,7 @@ def pack(run: Run, weights: Mapping[str, Mapping[str, Any]], evidence: Mapping[s
     models = {f"models/{name}.pt": _file_of(state) for name, state in weights.items()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in models.items()}
     files = {name: path.read_bytes() for name, path in bundle.files.items()} | {
-        "configs/metadata.json": _metadata(run, {**evidence, "files_sha256": sums}),
+        "configs/metadata.json": _as_json(metadata_of(run) | {"rtda": {**evidence, "files_sha256": sums}}),
         "configs/train.yaml": _as_trained(run),
         "configs/inference.yaml": _commented(bundle.config("inference"), inference_config(run)),
         **models,
@@ -98,11 +98,16 @@ def _commented(file: Path, content: Mapping[str, Any]) -> bytes:
     return "".join([*head, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120)]).encode()
 
 
-def _metadata(run: Run, stated: Mapping[str, Any]) -> bytes:
+def metadata_of(run: Run) -> dict[str, Any]:
+    """The metadata of the run's bundle, with its image size."""
     metadata = copy.deepcopy(run.bundle.metadata)
     image = metadata["network_data_format"]["inputs"]["image"]
     image["spatial_shape"] = [run.settings["image_size"]] * len(image["spatial_shape"])
-    return (json.dumps(metadata | {"rtda": dict(stated)}, indent=2, ensure_ascii=False) + "\n").encode()
+    return metadata
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _file_of(state: Mapping[str, Any]) -> bytes:
