@@ -108,6 +108,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _pack(verbs)
     _verify(verbs)
     _export(verbs)
+    _register(verbs)
+    _track(verbs)
     return parser
 
 
@@ -183,6 +185,11 @@ def _train(verbs: Any, argv: Sequence[str]) -> None:
     train.add_argument("--recipe", required=True, help="recipe name or YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, as it was begun")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
+    train.add_argument(
+        "--register",
+        action="store_true",
+        help="then evaluate it on validation, and put it into MLflow's registry",
+    )
     defaults = _defaults(argv) if {"-h", "--help"} & set(argv) else {}
     options = train.add_argument_group("ids of the bundle's train.yaml", "a value, or an expression: $@radius_224*2")
     for name, kind in ROOT_IDS.items():
@@ -204,7 +211,7 @@ def _bundle_named(words: Iterator[str]) -> str | None:
     for word in words:
         if not word.startswith("-"):
             return word
-        if "=" not in word and word not in ("-h", "--help", "--dry-run"):
+        if "=" not in word and word not in ("-h", "--help", "--dry-run", "--register"):
             next(words, None)
     return None
 
@@ -336,6 +343,19 @@ def _infer(verbs: Any) -> None:
 
 def _run_or_bundle(name: str) -> Run | Bundle:
     return find_run(name) if is_run(Path(name)) else find_bundle(name)
+
+
+def _register(verbs: Any) -> None:
+    does = "put an evaluated run's model into MLflow's registry, with its evidence"
+    register = _verb(verbs, "register", "register", does, run=find_run)
+    register.add_argument("run", metavar="RUN", help="run folder")
+    register.add_argument("--name", help="of the registered model (default: the bundle's)")
+    register.add_argument("--alias", default="candidate", help="that the new version takes (default: %(default)s)")
+
+
+def _track(verbs: Any) -> None:
+    does = "send a run to MLflow (again), as its folder has it: what MLflow missed, or all of it to another server"
+    _verb(verbs, "track", "track", does, run=find_run).add_argument("run", metavar="RUN", help="run folder")
 
 
 def _export(verbs: Any) -> None:

@@ -46,13 +46,13 @@ class MlflowRun:
     def __init__(
         self,
         folder: Path,
-        name: str | None = None,
+        run_name: str | None = None,
         experiment: str = "rtda",
         parameters: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
         texts: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder, self.name, self.experiment = folder, name, experiment
+        self.folder, self.name, self.experiment = folder, run_name, experiment
         self.parameters, self.tags, self.texts = dict(parameters or {}), dict(tags or {}), dict(texts or {})
         beside = folder.resolve().with_name("mlflow.db")
         self.store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside.as_posix()}"
@@ -72,19 +72,35 @@ class MlflowRun:
             if self.database:  # mlflow would write the working folder's path into a new data base
                 SqlAlchemyStore(self.store, _PROXIED)
             self.client = MlflowClient(tracking_uri=self.store)
-            known = self.folder / "mlflow_run_id"
-            try:
-                run_id = known.read_text(encoding="utf-8").strip()
-                self.client.get_run(run_id)
-            except (FileNotFoundError, MlflowException) as error:
-                absent = getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") == "RESOURCE_DOES_NOT_EXIST"
-                if not (create and absent):
-                    raise
+            file = self.folder / "mlflow_run_id"
+            known = file.read_text(encoding="utf-8").split() if file.exists() else []
+            run_id = self._found(known, MlflowException)
+            if not run_id:
+                if not create:
+                    raise FileNotFoundError(f"{file.name}: no run of this store")
                 run_id = self._create()
-                write_whole(known, f"{run_id}\n".encode())
+                write_whole(file, "".join(f"{one}\n" for one in [*known, run_id]).encode())
         if create:
             self.client.update_run(run_id, status="RUNNING")
         self.id = run_id
+
+    @property
+    def place(self) -> str:
+        """The store as it may be told: its address may hold a password or a path, so only the host is shown."""
+        url = urlsplit(self.store)
+        return f"{url.scheme}://{url.hostname or ''}"
+
+    def _found(self, known: Iterable[str], refused: type[Exception]) -> str:
+        """Which of the run's ids this store has, one a store; empty if none."""
+        for run_id in known:
+            try:
+                self.client.get_run(run_id)
+            except refused as error:
+                if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                return run_id
+        return ""
 
     def _create(self) -> str:
         location = _PROXIED + re.sub(r"\W+", "-", self.experiment) if self.database else None
@@ -149,6 +165,25 @@ class MlflowRun:
                 shutil.copyfile(file, folder / file.name)
             else:
                 self.client.log_artifact(self.id, str(file))
+
+    def log_folder(self, folder: Path) -> str:
+        """A folder of files as an artifact under its name; returns where MLflow finds it."""
+        target = self.client.get_run(self.id).info.artifact_uri
+        if self.database and target.startswith(_PROXIED):
+            beside = self.database.parent / "mlartifacts" / target.removeprefix(_PROXIED) / folder.name
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(folder, beside)
+        else:
+            self.client.log_artifacts(self.id, str(folder), folder.name)
+        return f"{target}/{folder.name}"
+
+    def register(self, source: str, name: str, alias: str, tags: Mapping[str, str]) -> int:
+        """A new version of a registered model, which is made where it is absent, and an alias for it."""
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        version = self.client.create_model_version(name, source, run_id=self.id, tags=dict(tags))
+        self.client.set_registered_model_alias(name, alias, version.version)
+        return int(version.version)
 
     def end(self, status: str) -> None:
         """Set the final status, FINISHED, FAILED or KILLED, and the time."""
@@ -216,8 +251,7 @@ class Sender(threading.Thread):
 
     def _postpone(self, error: Exception) -> None:
         if not self._failures:
-            url = urlsplit(self._run.store)  # may hold a password or a path: only the host is shown
-            what = f"({url.scheme}://{url.hostname or ''}) does not answer ({type(error).__name__})"
+            what = f"({self._run.place}) does not answer ({type(error).__name__})"
             logger.warning("MLflow %s. Nothing waits for it; metrics.jsonl has what it misses.", what)
         logger.debug("MLflow failed", exc_info=error)
         self._retry_at = time.monotonic() + min(60.0, 5.0 * 2.0**self._failures)

@@ -41,7 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(command)
         return 0
     print(f"# the same weights by MONAI alone: {command}")
-    return _train(bundle, files, overrides, resumed)
+    status = _train(bundle, files, overrides, resumed)
+    if arguments.register:
+        from .register import evaluated_and_registered
+
+        evaluated_and_registered(find_run(overrides["output_dir"]))
+    return status
 
 
 def monai_command(bundle: Bundle, files: list[Path], overrides: Mapping[str, Any]) -> str:
@@ -260,23 +265,31 @@ def _track(
 ) -> None:
     """Record the run in its folder and in MLflow; attached last, see the tracker."""
     from ..handlers import loss_of
-    from ..provenance import environment, public
     from ..tracking import RunTracker
 
     optimizer = parser.get_parsed_content("optimizer")
     RunTracker(
         run.folder,
-        run_name=settings["run_name"],
-        parameters={**_parameters(parser, settings), **environment()},
-        tags=environment(),  # as parameters they are those of the start; whoever resumes the run may have others
-        texts={
-            "config.yaml": yaml.safe_dump(public({**settings, **_resolved(parser)}), sort_keys=False),
-            "metadata.json": (run.bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
-        },
+        **described(run, parser, settings),
         terms=lambda engine: {"loss": loss_of(engine), **getattr(engine.loss_function, "terms", {})},
         learning_rate=lambda: optimizer.param_groups[0]["lr"],
         validation=validation,
     ).attach(trainer)
+
+
+def described(run: Run, parser: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What MLflow is told of a run besides its numbers: name, parameters, tags, and files of text."""
+    from ..provenance import environment, public
+
+    return {
+        "run_name": settings["run_name"],
+        "parameters": {**_parameters(parser, settings), **environment()},
+        "tags": environment(),  # as parameters they are those of the start; whoever resumes the run may have others
+        "texts": {
+            "config.yaml": yaml.safe_dump(public({**settings, **_resolved(parser)}), sort_keys=False),
+            "metadata.json": (run.bundle.root / "configs" / "metadata.json").read_text(encoding="utf-8"),
+        },
+    }
 
 
 def _resolved(parser: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def export(source: Bundle | Run, form: str, out: Path) -> Path:
     Raises:
         BundleError: a package that the form needs is not installed.
     """
-    network, metadata, config = _parts(source)
+    network, metadata, config = parts(source)
     shape = metadata["network_data_format"]["inputs"]["image"]
     image = torch.rand(2, shape["num_channels"], *shape["spatial_shape"], generator=torch.Generator().manual_seed(0))
     carried = dict(zip(CARRIED, (json.dumps(one, ensure_ascii=False) for one in (metadata, config)), strict=True))
@@ -48,7 +48,7 @@ def export(source: Bundle | Run, form: str, out: Path) -> Path:
         return write_whole(out, FORMS[form](network, image, carried))
 
 
-def _parts(source: Bundle | Run) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+def parts(source: Bundle | Run) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The network with its weights, on the CPU, ready to predict; metadata and inference configuration."""
     if isinstance(source, Run):
         bundle, config, weights = source.bundle, inference_config(source), source.folder / "best.pt"
