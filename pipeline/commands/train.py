@@ -14,11 +14,13 @@ from typing import Any
 import yaml
 
 from ..delivery.bundle import (
+    METADATA,
     RECIPE_IDS,
     ROOT_IDS,
     Bundle,
     BundleError,
     Run,
+    as_json,
     find_bundle,
     find_recipe,
     find_run,
@@ -155,12 +157,25 @@ def _train(bundle: Bundle, files: list[Path], overrides: dict[str, Any], resumed
     if not resumed:
         run.keep(bundle, _listed(parser))  # first, since a folder with config.yaml is a run
     write_whole(run.config, yaml.safe_dump(dict(settings), sort_keys=False).encode())
+    _keep_intensities(run, parser.get_parsed_content("train#dataset"))
     validation = _validation(keeper, trainer)
     _show_progress(trainer, validation)
     _track(run, parser, settings, trainer, validation)
     workflow.run()
     print(f"{run.folder}: best epoch {_best(run)} of {trainer.state.max_epochs}")
     return 0
+
+
+def _keep_intensities(run: Run, images: Any) -> None:
+    """State in the run's metadata what intensities its training images have, by which others are told from them."""
+    from ..delivery.guard import intensities
+    from ..files import write_whole
+    from ..views import plain
+
+    bundle = run.bundle
+    known = bundle.metadata.get("trained_on", {})
+    found = known | {"intensity": intensities(plain(item["image"]) for item in images)}  # epochs are seeded afresh
+    write_whole(bundle.root / METADATA, as_json(bundle.metadata | {"trained_on": found}))
 
 
 def _check_settings(parser: Any, bundle: Bundle) -> None:

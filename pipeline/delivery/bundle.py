@@ -20,6 +20,8 @@ from ..files import write_whole
 
 INSTALLED = Path(__file__).resolve().parents[2] / "bundles"
 
+METADATA = "configs/metadata.json"
+
 ROOT_IDS = {
     "seed": "whole number ≥ 0",
     "image_size": "whole number ≥ 1",
@@ -51,8 +53,19 @@ PRESET_IDS = ("evaluation_views", "masking_images")
 """Ids of an evaluation preset: its views, and on how many images the gradient-masking checks are run, if at all."""
 
 
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """As bundles have their metadata."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 class BundleError(ValueError):
     """A bundle, recipe, run or key that is not there, in one line with the cure."""
+
+
+def class_names(metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the outputs in order, from the metadata's ``channel_def``."""
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return [channels[key] for key in sorted(channels, key=int)]
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,8 @@ class Bundle:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the outputs in order, from the metadata's ``channel_def``."""
-        channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        return [channels[key] for key in sorted(channels, key=int)]
+        """Names of the outputs in order; see :func:`class_names`."""
+        return class_names(self.metadata)
 
     def metadata_of(self, listed: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata of what is trained on a data list: its outputs are the list's classes, its data are the list's.
@@ -115,7 +127,8 @@ class Bundle:
         origin = ", ".join(listed[key] for key in ("source", "licence") if listed.get(key))
         if origin == content["data_source"]:
             return content
-        content.pop("trained_on", None)
+        for name in ("trained_on", "selection", "sr"):
+            content.pop(name, None)
         return content | {
             "task": f"Classification: {', '.join(classes)}",
             "description": f"The network of {self.name}, trained on the data list {listed.get('name')!r}.",
@@ -162,9 +175,8 @@ class Run:
 
     def keep(self, bundle: Bundle, listed: Mapping[str, Any]) -> None:
         """Copy a bundle's own files into the run, as its bundle, with metadata of what is trained on the data list."""
-        metadata = json.dumps(bundle.metadata_of(listed), indent=2, ensure_ascii=False) + "\n"
         contents = {name: path.read_bytes() for name, path in bundle.files.items()}
-        for name, content in (contents | {"configs/metadata.json": metadata.encode()}).items():
+        for name, content in (contents | {METADATA: as_json(bundle.metadata_of(listed))}).items():
             write_whole(self.folder / "bundle" / bundle.name / name, content)
 
 

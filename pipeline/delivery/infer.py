@@ -19,8 +19,25 @@ from ..data.lists import file_of
 from ..evidence.evaluation import exact
 from ..handlers import load_checkpoint
 from ..views import plain
-from .bundle import Bundle, Run, read_yaml
+from .bundle import Bundle, Run, class_names, read_yaml
+from .guard import Deviation, deviations
 from .pack import inference_config
+from .programs import CARRIED, ModelError, read_program
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered on one image.
+
+    Attributes:
+        probabilities: of each class, in float64.
+        deviations: in what it is unlike the images of training.
+        meta: the reader's facts of the image.
+    """
+
+    probabilities: list[float]
+    deviations: list[Deviation]
+    meta: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,15 +45,20 @@ class Classifier:
     """A bundle ready to predict single files.
 
     Attributes:
+        parser: the bundle's inference configuration.
+        network: with its weights: (B, C, *spatial) -> logits.
         classes: names of the probabilities, in order.
         threshold: of the second class where there are two; else None, and the largest probability decides.
-        trained_on: fact of the reader, such as ``projection`` -> what it was of the training images.
+        trained_on: of the metadata; see :mod:`.guard`.
+        metadata: of the bundle.
     """
 
     parser: ConfigParser
+    network: torch.nn.Module
     classes: Sequence[str]
     threshold: float | None
-    trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Classifier:
@@ -50,13 +72,30 @@ class Classifier:
         return cls._loaded(run.bundle, inference_config(run), run.folder / "best.pt", stated)
 
     @classmethod
+    def of_program(cls, path: Path) -> Classifier:
+        """From a file that ``rtda export`` made: its program, and the metadata and configuration that it carries."""
+        program = read_program(path, torch.device("cpu"))
+        if lacking := [name for name in CARRIED if name not in program.carried]:
+            raise ModelError(f"{path.name}: {lacking[0]}: not carried; make the file by rtda export")
+        metadata, config = (program.carried[name] for name in CARRIED)
+        parser = ConfigParser({**config, "device": "$torch.device('cpu')"})
+        return cls._stating(parser, program.network, metadata, metadata.get("rtda", {}))
+
+    @classmethod
     def _loaded(cls, bundle: Bundle, config: dict[str, Any], weights: Path, stated: Mapping[str, Any]) -> Classifier:
         parser = ConfigParser(config | {"bundle_root": str(bundle.root)})
         network = parser.get_parsed_content("network_def")
         network.load_state_dict(load_checkpoint(weights)["model"])
         network.to(parser.get_parsed_content("device"))
-        threshold = stated.get("threshold", 0.5) if len(bundle.classes) == 2 else None
-        return cls(parser, bundle.classes, threshold, bundle.metadata.get("trained_on", {}))
+        return cls._stating(parser, network, bundle.metadata, stated)
+
+    @classmethod
+    def _stating(
+        cls, parser: ConfigParser, network: torch.nn.Module, metadata: Mapping[str, Any], stated: Mapping[str, Any]
+    ) -> Classifier:
+        classes = class_names(metadata)
+        threshold = stated.get("threshold", 0.5) if len(classes) == 2 else None
+        return cls(parser, network, classes, threshold, metadata.get("trained_on", {}), metadata)
 
     def frames(self, file: Path) -> Mapping[int, Path]:
         """Number of each image of a file, and the path that names it, as the bundle's ``reader`` says; else the file.
@@ -67,25 +106,15 @@ class Classifier:
         frames: Mapping[int, Path] = reader.frames(file) if hasattr(reader, "frames") else {0: file}
         return frames
 
-    def probabilities(self, image: Path) -> list[float]:
-        """Probability of each class for one image, in float64; raises what the reader raises.
-
-        Warns of what the header states otherwise than that of the training images: of another view, or of a hand.
-        """
+    def answer(self, image: Path) -> Answer:
+        """The answer on one image; raises what the reader raises."""
         item = self.parser.get_parsed_content("preprocessing")({"image": str(image)})
-        for line in self._unlike(getattr(item["image"], "meta", {}), file_of(image)):
-            warnings.warn(line, stacklevel=2)
+        meta = getattr(item["image"], "meta", {})
         x = plain(item["image"])[None].to(self.parser.get_parsed_content("device"))
-        with exact(torch.get_num_threads()), frozen(self.parser.get_parsed_content("network_def")) as network:
+        with exact(torch.get_num_threads()), frozen(self.network) as network:
             pred = self._inferred(x, network)[0]
         processed = self.parser.get_parsed_content("postprocessing")(item | {"pred": pred})["pred"]
-        return [float(p) for p in plain(processed)]
-
-    def _unlike(self, meta: Mapping[str, Any], file: Path) -> Iterator[str]:
-        for fact, known in self.trained_on.items():
-            stated = meta.get(f"film_{fact}")
-            if stated and stated not in known:
-                yield f"{prefix_of(file)}{fact}: {stated}, but the model was trained on {', '.join(known)}"
+        return Answer([float(p) for p in plain(processed)], list(deviations(meta, x[0], self.trained_on)), meta)
 
     @torch.no_grad()
     def _inferred(self, x: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
@@ -127,14 +156,16 @@ def _predicted(classifier: Classifier, image: Path, file: Path) -> dict[str, Any
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            probabilities = classifier.probabilities(image)
+            answer = classifier.answer(image)
         except Exception as error:
-            found = {"error": reason(error, file)}
+            found, unlike = {"error": reason(error, file)}, []
         else:
-            named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, probabilities, strict=True)}
-            found = {"predicted": classifier.predicted(probabilities), **named}
-    texts = dict.fromkeys(str(one.message) for one in caught)
-    return found | {"warning": "; ".join(text for text in texts if text.startswith(prefix_of(file)))}
+            named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, answer.probabilities, strict=True)}
+            found = {"predicted": classifier.predicted(answer.probabilities), **named}
+            unlike = [one.told for one in answer.deviations if not one.absent]  # PNG and JPEG state nothing at all
+    texts = [text for text in (str(one.message) for one in caught) if text.startswith(prefix_of(file))]
+    texts += [f"{prefix_of(file)}{text}" for text in unlike]
+    return found | {"warning": "; ".join(dict.fromkeys(texts))}
 
 
 def reason(error: BaseException, file: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 import yaml
 
 from ..files import write_whole
-from .bundle import Run, read_yaml
+from .bundle import METADATA, Run, as_json, read_yaml
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
 _OF_THE_PLACE = ("bundle_root", "dataset_dir", "data_list", "output_dir", "run_name")
@@ -61,7 +60,7 @@ def pack(run: Run, weights: Mapping[str, Mapping[str, Any]], evidence: Mapping[s
     models = {f"models/{name}.pt": _file_of(state) for name, state in weights.items()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in models.items()}
     files = {name: path.read_bytes() for name, path in bundle.files.items()} | {
-        "configs/metadata.json": _as_json(metadata_of(run) | {"rtda": {**evidence, "files_sha256": sums}}),
+        METADATA: as_json(metadata_of(run) | {"rtda": {**evidence, "files_sha256": sums}}),
         "configs/train.yaml": _as_trained(run),
         "configs/inference.yaml": _commented(bundle.config("inference"), inference_config(run)),
         **models,
@@ -104,10 +103,6 @@ def metadata_of(run: Run) -> dict[str, Any]:
     image = metadata["network_data_format"]["inputs"]["image"]
     image["spatial_shape"] = [run.settings["image_size"]] * len(image["spatial_shape"])
     return metadata
-
-
-def _as_json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _file_of(state: Mapping[str, Any]) -> bytes:
