@@ -110,6 +110,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _export(verbs)
     _register(verbs)
     _track(verbs)
+    _deploy(verbs)
     return parser
 
 
@@ -356,6 +357,13 @@ def _register(verbs: Any) -> None:
 def _track(verbs: Any) -> None:
     does = "send a run to MLflow (again), as its folder has it: what MLflow missed, or all of it to another server"
     _verb(verbs, "track", "track", does, run=find_run).add_argument("run", metavar="RUN", help="run folder")
+
+
+def _deploy(verbs: Any) -> None:
+    does = "write a MONAI Deploy application of a bundle: DICOM in, JSON and DICOM SR out"
+    deploy = _verb(verbs, "deploy", "deploy", does, bundle=_run_or_bundle)
+    deploy.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder or run folder")
+    deploy.add_argument("-o", "--output", metavar="APP", required=True, help="folder to write")
 
 
 def _export(verbs: Any) -> None:

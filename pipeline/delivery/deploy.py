@@ -1,0 +1,87 @@
+"""A packed bundle as a MONAI Deploy application: its model, three files of code, and this package's own wheel.
+
+The code that reads, chooses, predicts and reports is not copied but imported from the wheel beside it, as that is on
+no index.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import io
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+from ..files import write_whole
+from .application import reporter
+from .bundle import Bundle, BundleError, Run
+from .export import export
+from .infer import Classifier
+
+TEMPLATES = Path(__file__).parent / "deployed"
+PACKAGES = ("pipeline", "transforms", "bundles", "data_lists")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
+
+
+def deploy(source: Bundle | Run, out: Path) -> Path:
+    """Write the application of a bundle.
+
+    Args:
+        source: packed, with codes of a structured report in its metadata.
+        out: folder to write; refused where it holds something.
+
+    Raises:
+        BundleError: the folder is not empty; highdicom is not installed.
+        ReportError: the metadata have no codes.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise BundleError(f"{out.name}: output: not empty; give a new folder")
+    try:
+        importlib.import_module("highdicom")
+    except ModuleNotFoundError as error:
+        raise BundleError("deploy: highdicom: not installed; pip install 'rtda[deploy]'") from error
+    model = export(source, "ts", out / "model" / "model.ts")
+    by = reporter(Classifier.of_program(model).metadata)
+    wheel, content = package_wheel()
+    write_whole(out / wheel, content)
+    facts = {"title": by.name, "version": by.version, "weights": by.weights[:16], "wheel": wheel}
+    for path in sorted(TEMPLATES.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        filled = text if path.name.endswith(".py.txt") else text.format(**facts)
+        write_whole(out / path.relative_to(TEMPLATES).with_suffix(""), filled.encode())
+    return out
+
+
+def package_wheel() -> tuple[str, bytes]:
+    """Name and bytes of a wheel of this very package, as it is installed here, editable or not (PEP 427)."""
+    own = distribution("rtda")
+    info = f"rtda-{own.version}.dist-info"
+    files = dict(_modules())
+    for name in ("METADATA", "entry_points.txt"):
+        files[f"{info}/{name}"] = (own.read_text(name) or "").encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: rtda\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    lines = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, content)
+    return f"rtda-{own.version}-py3-none-any.whl", buffer.getvalue()
+
+
+def _modules() -> Iterator[tuple[str, bytes]]:
+    """Name within the wheel, and content, of every file of the packages."""
+    for package in PACKAGES:
+        (folder, *_) = importlib.import_module(f"rtda.{package}").__path__
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"rtda/{package}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
