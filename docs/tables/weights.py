@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def ship(packed: Path, bundle: Path) -> list[str]:
-    """Copy ``models/*.pt``, ``rtda`` and the intensities of the training images; returns the files that were written."""
+    """Copy ``models/*.pt``, ``rtda`` and the intensities of the training images; returns the files written."""
     metadata = bundle / "configs" / "metadata.json"
     content = json.loads(metadata.read_text(encoding="utf-8"))
     with zipfile.ZipFile(packed) as archive:

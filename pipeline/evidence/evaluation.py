@@ -173,16 +173,19 @@ class Evaluation:
 
     def _shard(self, k: int, x: Tensor, y: Tensor) -> None:
         made: dict[str, Tensor] = {}
+        parents = {parent_of(view) for view in self.views.values()}  # no other view is kept: memory stays the same
         for name, view in self.views.items():
             seed = derived_seed(self.seed, name, k)
             set_rnd(view, seed)
             with forked(seed, self.device):
                 start = made.get(parent_of(view) or "", x)
                 model = holding(self.model, start) if described(view).get("norm") else self.model
-                made[name] = view(model, start, y)
+                images = view(model, start, y)
+            if name in parents:
+                made[name] = images
             with torch.no_grad():
-                logits = model(made[name]).float()
-            write_part(self._rows(k, name, x, made[name], y, logits), self._part(k, name))
+                logits = model(images).float()
+            write_part(self._rows(k, name, x, images, y, logits), self._part(k, name))
 
     def _rows(self, k: int, name: str, clean: Tensor, x: Tensor, y: Tensor, logits: Tensor) -> list[dict[str, Any]]:
         if logits.ndim != 2 or not bool(logits.isfinite().all()):
