@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_only_what_stands_between_the_marks_is_replaced():
     assert SCRIPT["filled"](page, "new") == "before\n<!-- figures -->\n\nnew\n\n<!-- /figures -->\nafter\n"
     with pytest.raises(SystemExit, match="must stand once each"):
         SCRIPT["filled"]("no marks", "new")
+
+
+def test_packed_weights_are_shipped_with_what_is_stated_of_them_and_nothing_else_changes(tmp_path):
+    ship, bundle = runpy.run_path(str(ROOT / "docs/tables/weights.py"))["ship"], tmp_path / "mine"
+    (bundle / "configs").mkdir(parents=True)
+    own = {"version": "2", "trained_on": {"modality": {"known": ["CR"]}}}
+    (bundle / "configs/metadata.json").write_text(json.dumps(own))
+    stated = {"version": "1", "trained_on": {"intensity": {"mean": [0, 1]}}, "rtda": {"threshold": 0.5}}
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("mine/configs/metadata.json", json.dumps(stated))
+        archive.writestr("mine/models/model.pt", b"weights")
+    assert ship(tmp_path / "mine.zip", bundle) == ["models/model.pt", "configs/metadata.json"]
+    assert (bundle / "models/model.pt").read_bytes() == b"weights"
+    assert json.loads((bundle / "configs/metadata.json").read_text()) == {
+        "version": "2",
+        "trained_on": own["trained_on"] | stated["trained_on"],
+        "rtda": stated["rtda"],
+    }
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="no measured figures yet: results/chest_xray")
