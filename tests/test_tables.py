@@ -31,6 +31,12 @@ def figures(recipe, score, **more):
         "checksum_weights": "cd" * 32,
         "views": {view: {metric: [score, score - 0.05, score + 0.05] for metric in metrics} for view in VIEWS},
         "constant": dict.fromkeys(metrics, 0.5),
+        "attacks": {"worst_case_balanced_accuracy": [score, score - 0.05, score + 0.05]},
+        "shifts": {
+            **{name: [score, score - 0.05, score + 0.05] for name in ("mean_error", "worst_case_balanced_accuracy")},
+            **{"of": {"blur": ["blur_4", "blur_5"]}, "worst": "blur_5", "worst_balanced_accuracy": [score, None, None]},
+        },
+        "masking": {"verdict": "believable"} if recipe == "rtda" else None,
         "training": {"epochs": 12, "best_epoch": 9, "seconds": 1234, "computed_in": "float32"},
         **more,
     }
@@ -63,6 +69,15 @@ def test_the_floor_is_told_for_each_recipe_and_missed_where_it_is(folder):
     assert "| standard | contrast × 0.4 | AUROC, % | 70.0 | 61.3 | reached |" in floor
     assert "| rtda | PGD-20 ε = 0.571 | Balanced accuracy at 0.5, % | 90.0 | 64.7 | reached |" in floor
     assert not any(row.startswith("| standard | PGD") for row in floor)
+
+
+def test_what_holds_over_all_views_stands_in_a_table_of_its_own(folder):
+    made = SCRIPT["tables"](SCRIPT["read"](folder))
+    title, _, *rows = made.split("**Over attacks")[1].split("\n\n")[1].splitlines()
+    assert "over 1 kinds of shift at 2 severities" in made
+    assert title.split(" | ")[1] == "right under every attack"
+    assert rows[0].startswith("| standard | 70.0 (65.0–75.0) | 70.0 (65.0–75.0) | blur 5: 70.0 (–––) |")
+    assert [row.split(" | ")[-1] for row in rows] == ["not run |", "believable |"]
 
 
 @pytest.mark.parametrize("field", ["split", "checksum_list", "intervals"])

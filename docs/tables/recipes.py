@@ -62,24 +62,49 @@ def tables(found: Sequence[Figures]) -> str:
         f"in brackets: {first['intervals']}. "
         f"ε is ℓ2 {first['training_radius']:.3g} at {first['image_size']} × {first['image_size']}. In bold: the best."
     )
-    parts = [head, *(_metric(found, metric) for metric in METRICS), _floor(found), _made(found)]
+    parts = [head, *(_metric(found, metric) for metric in METRICS), _across(found), _floor(found), _made(found)]
     return "\n\n".join(parts)
 
 
 def _metric(found: Sequence[Figures], metric: str) -> str:
-    views = list(found[0]["views"])
+    views = [view for view in found[0]["views"] if view == "clean" or shown(view) != view]  # a study has many more
     less = metric in ("brier", "nll")
     best = {view: (min if less else max)(one["views"][view][metric][0] for one in found) for view in views}
 
     def cell(one: Figures, view: str) -> str:
-        value, low, high = one["views"][view][metric]
-        text = _text(metric, value)
+        text = _text(metric, one["views"][view][metric][0])
         bold = text == _text(metric, best[view])
-        return f"{f'**{text}**' if bold else text} ({_text(metric, low)}–{_text(metric, high)})"
+        return _bounded(metric, one["views"][view][metric]).replace(text, f"**{text}**" if bold else text, 1)
 
     rows = [[_name(one, found), *(cell(one, view) for view in views)] for one in found]
     constant = ["*constant (class prior)*", *[_text(metric, found[0]["constant"][metric])] * len(views)]
     return f"**{METRICS[metric]}**\n\n" + _markdown(["recipe", *map(shown, views)], [*rows, constant])
+
+
+def _across(found: Sequence[Figures]) -> str:
+    """What holds over all attacks up to ε and over all shifts that were evaluated, and whether it can be believed."""
+    kinds = len(found[0]["shifts"]["of"])
+    severities = sum(map(len, found[0]["shifts"]["of"].values())) / kinds
+    rows = [
+        [
+            _name(one, found),
+            _bounded("", one["attacks"]["worst_case_balanced_accuracy"]),
+            _bounded("", one["shifts"]["mean_error"]),
+            f"{one['shifts']['worst'].replace('_', ' ')}: {_bounded('', one['shifts']['worst_balanced_accuracy'])}",
+            _bounded("", one["shifts"]["worst_case_balanced_accuracy"]),
+            one["masking"]["verdict"] if one["masking"] else "not run",
+        ]
+        for one in found
+    ]
+    title = f"**Over attacks up to ε, and over {kinds} kinds of shift at {severities:g} severities**, in %"
+    head = ["recipe", "right under every attack", "mean error over shifts", "worst shift", "right under every shift"]
+    return f"{title}\n\n" + _markdown([*head, "gradient-masking checks"], rows)
+
+
+def _bounded(metric: str, figures: Sequence[float | None]) -> str:
+    """A figure with its interval."""
+    value, low, high = (_text(metric, number) for number in figures)
+    return f"{value} ({low}–{high})"
 
 
 def _floor(found: Sequence[Figures]) -> str:
