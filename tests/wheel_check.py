@@ -20,6 +20,7 @@ for name in ("phantom_rtda", "chest_xray_rtda"):
     ):
         assert (bundle.root / file).is_file(), f"{name}/{file} is not in the wheel"
 assert (INSTALLED / "metadata.schema.json").is_file()
+assert (installed.parent / "delivery/deployed/app/app.py.txt").is_file()
 find_recipe("rtda")
 
 assert main(["data", "phantom", "-o", "cohort", "--films", "240"]) == 0
