@@ -22,7 +22,7 @@ from rtda.pipeline.cli import main
 from rtda.pipeline.commands.evaluate import table_path, tables_of
 from rtda.pipeline.data import lists
 from rtda.pipeline.delivery.bundle import INSTALLED, find_bundle, find_run, read_yaml
-from rtda.pipeline.delivery.infer import Classifier, found, rows
+from rtda.pipeline.delivery.infer import Answer, Classifier, found, rows
 from rtda.pipeline.delivery.pack import halved
 from rtda.pipeline.evidence import metrics
 from rtda.pipeline.evidence.evaluation import weights_checksum
@@ -188,6 +188,7 @@ def loop(write_film, tmp_path):
 
 def test_every_frame_is_a_row_and_a_files_warnings_stand_once(workshop, loop, write_film, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rtda.pipeline.delivery.infer.deviations", lambda *about: [])  # random pixels are no films
     path, pixels = loop
     films = [write_film(tmp_path / f"{k}.dcm", pixels[k], Modality="US") for k in (0, 2)]
     (tmp_path / "notes.txt").write_text("seen")
@@ -246,7 +247,7 @@ def test_a_film_unlike_those_of_training_is_answered_with_a_warning(unzipped, tm
 @pytest.mark.parametrize("reader", [None, "PILReader"])
 def test_a_bundle_without_our_reader_has_one_row_a_file(reader):
     config = {"preprocessing": [], "reader": reader} if reader else {"preprocessing": []}
-    classifier = Classifier(ConfigParser(config), ["a", "b"], 0.5)
+    classifier = Classifier(ConfigParser(config), torch.nn.Identity(), ["a", "b"], 0.5)
     assert classifier.frames(Path("loop.dcm")) == {0: Path("loop.dcm")}
 
 
@@ -258,8 +259,8 @@ def test_the_threshold_is_printed_in_six_digits_and_decides_with_all(threshold, 
     film = tmp_path / "film.png"
     film.write_bytes(b"")
     for p, predicted in ((threshold or 0.7, "b"), (np.nextafter(threshold or 0.3, 0), "a")):
-        monkeypatch.setattr(Classifier, "probabilities", lambda self, image, p=p: [1 - p, p])
-        (row,) = rows(Classifier(ConfigParser({}), ["a", "b"], threshold), [film])
+        monkeypatch.setattr(Classifier, "answer", lambda self, image, p=p: Answer([1 - p, p], [], {}))
+        (row,) = rows(Classifier(ConfigParser({}), torch.nn.Identity(), ["a", "b"], threshold), [film])
         assert (row["threshold"], row["predicted"], row["b"]) == (printed, predicted, f"{p:.6f}")
         assert predict([[1 - p, p]], threshold)[0] == ["a", "b"].index(predicted)
 

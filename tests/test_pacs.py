@@ -13,12 +13,7 @@ import pytest
 from rtda.pipeline.cli import main
 
 TOOLS = ("Orthanc", "dcmsend", "getscu", "storescu", "findscu")
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="apt-get install orthanc dcmtk dicom3tools"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 STUDY = "1.2.840.113619.99.1"
 
 
@@ -60,6 +55,9 @@ def ask(*words):
     return done.stdout + done.stderr
 
 
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="apt-get install orthanc dcmtk dicom3tools")
 def test_the_report_goes_back_to_the_study_that_it_is_about(workshop, archive, write_film, tmp_path):
     with zipfile.ZipFile(workshop / "rtda.zip") as packed:
         packed.extractall(tmp_path / "bundle")

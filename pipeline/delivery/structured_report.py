@@ -183,10 +183,10 @@ def clean(header: Dataset) -> tuple[Dataset, list[str]]:
 
     Example:
         >>> source = Dataset()
-        >>> source.PatientID, source.PatientBirthDate = "1", "00000000"
+        >>> source.PatientID, source.PatientSex = "1", "W"
         >>> cleaned, emptied = clean(source)
-        >>> cleaned.PatientID, cleaned.PatientBirthDate, emptied
-        ('1', '', ['PatientBirthDate'])
+        >>> cleaned.PatientID, cleaned.PatientSex, emptied
+        ('1', '', ['PatientSex'])
     """
     made, emptied = copy.deepcopy(header), []
     for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
