@@ -96,7 +96,8 @@ def _across(found: Sequence[Figures]) -> str:
         ]
         for one in found
     ]
-    title = f"**Over attacks up to ε, and over {kinds} kinds of shift at {severities:g} severities**, in %"
+    each = "one severity" if severities == 1 else f"{severities:g} severities"
+    title = f"**Over attacks up to ε, and over {kinds} kinds of shift at {each}**, in %"
     head = ["recipe", "right under every attack", "mean error over shifts", "worst shift", "right under every shift"]
     return f"{title}\n\n" + _markdown([*head, "gradient-masking checks"], rows)
 
