@@ -118,7 +118,9 @@ def reliability_diagram(results: Results, view: str, scaled: bool = False) -> Ma
     images = results.images[(results.images["split"] == results.split) & (results.images["view"] == view)]
     start = 50 if results.multilabel else 100 / len(results.facts["classes"])
     heading = ", ".join(filter(None, named(results, results.constant.set_index("view", drop=False).loc[view])))
-    heading = f"After temperature: {heading[0].lower()}{heading[1:]}" if scaled else heading
+    if scaled:
+        first = heading[0] if heading[:2].isupper() else heading[0].lower()  # PGD, but clean images
+        heading = f"After temperature: {first}{heading[1:]}"
 
     def draw(axes: Axes) -> None:
         axes.plot([start, 100], [start, 100], color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
