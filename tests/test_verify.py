@@ -160,7 +160,7 @@ def test_a_bundle_without_weights_is_told_so(capsys):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("see /work/films/1.dcm", "an absolute path"),
+        ("see /data/films/1.dcm", "an absolute path"),
         (r"C:\films\1.dcm", "an absolute path of Windows"),
         ("at 192.168.1.7", "a host"),
         ("pacs.hospital.local", "a host"),
