@@ -250,3 +250,14 @@ def test_without_codes_there_is_nothing_to_report_by(bundle, film, tmp_path):
 
 def test_modalities_beside_images_are_no_images():
     assert {"SR", "KO", "SEG", "PR"} <= set(application.NO_IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "left"),
+    [
+        ("doe.dcm", "doe.dcm: pixels: in doe.dcm, 3 of 9", "pixels: in it, 3 of 9"),
+        ("1", "1: WindowWidth: 100 of 1", "WindowWidth: 100 of 1"),
+    ],
+)
+def test_a_reason_is_told_without_the_name_of_its_file(name, told, left):
+    assert application._without_name(told, Path(name)) == left

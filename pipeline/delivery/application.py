@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,9 @@ def _answers(study: Study, file: File, classifier: Classifier) -> Iterator[tuple
 
 def _without_name(told: str, path: Path) -> str:
     """A refusal without the name of its file, which may be a person's."""
-    return told.replace(prefix_of(file_of(path)), "").replace(path.name, "it")
+    rest = told.removeprefix(prefix_of(file_of(path)))
+    name = rf"(?<!\w){re.escape(path.name)}(?!\w)"
+    return re.sub(name, "it", rest) if len(path.name) > 2 else rest  # an archive's 1 or a7 is nobody's name
 
 
 def _chosen(study: Study, images: Sequence[File], rule: Mapping[str, Any]) -> list[File]:
