@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "results/chest_xray", ROOT / "docs/chest_xray.md"
 SCRIPT = runpy.run_path(str(ROOT / "docs/tables/recipes.py"))
 VIEWS = ("clean", "pgd20_l2_0.571", "contrast_down_5")
 
@@ -80,6 +79,12 @@ def test_what_holds_over_all_views_stands_in_a_table_of_its_own(folder):
     assert [row.split(" | ")[-1] for row in rows] == ["not run |", "believable |"]
 
 
+def test_the_floor_is_of_its_own_image_size(folder):
+    for path in folder.glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_size": 224}))
+    assert "The floor" not in SCRIPT["tables"](SCRIPT["read"](folder))
+
+
 @pytest.mark.parametrize("field", ["split", "checksum_list", "intervals"])
 def test_files_that_do_not_fit_together_are_refused(folder, field):
     (folder / "augmix-0.json").write_text(json.dumps(figures("augmix", 0.8, **{field: "other"})))
@@ -112,7 +117,7 @@ def test_packed_weights_are_shipped_with_what_is_stated_of_them_and_nothing_else
     }
 
 
-@pytest.mark.skipif(not RESULTS.is_dir(), reason="no measured figures yet: results/chest_xray")
-def test_the_page_holds_the_tables_of_the_measured_files():
-    page = PAGE.read_text()
-    assert SCRIPT["filled"](page, SCRIPT["tables"](SCRIPT["read"](RESULTS))) == page
+@pytest.mark.parametrize("name", ["chest_xray", "chest_xray_224"])
+def test_a_page_holds_the_tables_of_the_measured_files(name):
+    page = (ROOT / f"docs/{name}.md").read_text()
+    assert SCRIPT["filled"](page, SCRIPT["tables"](SCRIPT["read"](ROOT / "results" / name))) == page
