@@ -364,6 +364,10 @@ def _deploy(verbs: Any) -> None:
     deploy = _verb(verbs, "deploy", "deploy", does, bundle=_run_or_bundle)
     deploy.add_argument("bundle", metavar="NAME", help="packed zip, bundle folder or run folder")
     deploy.add_argument("-o", "--output", metavar="APP", required=True, help="folder to write")
+    classes, told = ("comprehensive3d", "comprehensive", "enhanced"), "of the reports (default: comprehensive3d)"
+    deploy.add_argument(
+        "--sr-class", choices=classes, default=classes[0], help=f"{told}; the others for older archives"
+    )
 
 
 def _export(verbs: Any) -> None:

@@ -222,14 +222,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing or is not such a checkpoint.
     """
+    content = _load(path)
+    if "model" not in content:
+        raise ValueError(f"{path.name}: model: missing; a checkpoint holds the network's state under 'model'")
+    return content
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Read a network's state onto the CPU: of a checkpoint, or of a file that holds nothing else, as a bundle's does.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    content = _load(path)
+    state: dict[str, Any] = content.get("model", content)
+    return state
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"{path.name}: checkpoint: missing in '{path.parent.name}'; train the run first") from error
     except Exception as error:  # torch raises unpickling, zip, and runtime errors alike
         raise ValueError(f"{path.name}: checkpoint: cannot be read; it is damaged or not a checkpoint") from error
-    if not isinstance(content, dict) or "model" not in content:
-        raise ValueError(f"{path.name}: model: missing; a checkpoint holds the network's state under 'model'")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: checkpoint: holds no state of a network; it is damaged or not a checkpoint")
     return content
 
 

@@ -71,7 +71,7 @@ def test_the_training_workflow_has_every_property_of_monais(bundle, data):
 def test_the_inference_workflow_has_every_property_of_monais(bundle, cohort, tmp_path):
     weights = tmp_path / "model.pt"
     network = ConfigParser(config(bundle, "inference")).get_parsed_content("network_def")
-    torch.save({"model": network.state_dict()}, weights)
+    torch.save(network.state_dict(), weights)
     where = {"checkpoint": str(weights), "dataset_dir": str(cohort / "films"), "output_dir": str(tmp_path)}
     assert workflow(bundle, "inference", **where).check_properties() == []
 

@@ -29,7 +29,7 @@ from rtda.pipeline.evidence.evaluation import weights_checksum
 from rtda.pipeline.evidence.outcomes import METRICS
 from rtda.pipeline.evidence.scores import predict
 from rtda.pipeline.evidence.table import facts_of, read_table
-from rtda.pipeline.handlers import load_checkpoint
+from rtda.pipeline.handlers import load_weights
 from rtda.transforms.display import Choices
 
 
@@ -344,7 +344,7 @@ def test_weights_packed_in_float16_are_those_that_were_evaluated(run_copy, works
         network = ConfigParser(read_yaml(Path("phantom_rtda/configs/inference.yaml"))).get_parsed_content("network_def")
         content = Path(f"phantom_rtda/models/{name}.pt").read_bytes()
         assert hashlib.sha256(content).hexdigest() == stated["files_sha256"][f"models/{name}.pt"]
-        network.load_state_dict(load_checkpoint(Path(f"phantom_rtda/models/{name}.pt"))["model"])
+        network.load_state_dict(load_weights(Path(f"phantom_rtda/models/{name}.pt")))
         assert weights_checksum(network.state_dict()) == own["weights_sha256"]
         table = read_table(Path(f"runs/{recipe}/predictions-half.parquet"))
         assert facts_of(table)["checksum_weights"] == own["weights_sha256"]

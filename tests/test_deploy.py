@@ -17,18 +17,19 @@ import pydicom
 import pytest
 from rtda.pipeline.cli import main
 from rtda.pipeline.delivery.deploy import package_wheel
+from rtda.pipeline.delivery.structured_report import CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEPLOYABLE = importlib.util.find_spec("holoscan") is not None
 
 
-def deployed(workshop, folder, **changes):
+def deployed(workshop, folder, *options, **changes):
     """The application of the phantom's bundle with changed metadata."""
     with zipfile.ZipFile(workshop / "rtda.zip") as archive:
         archive.extractall(folder)
     path = folder / "phantom_rtda/configs/metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert main(["deploy", str(path.parents[1]), "-o", str(folder / "APP")]) == 0
+    assert main(["deploy", str(path.parents[1]), "-o", str(folder / "APP"), *options]) == 0
     return folder / "APP"
 
 
@@ -47,10 +48,16 @@ def test_an_application_is_whole_and_names_nothing_of_the_place_it_was_made_at(a
         if path.suffix in (".py", ".yaml", ".txt", ".md"):
             text = path.read_text()
             assert str(workshop) not in text
-            assert "{" not in text or path.suffix == ".py"
+            assert "$" not in text
     assert (app / "requirements.txt").read_text().startswith("./rtda-0.1.0-py3-none-any.whl[sr,codecs]\n")
     for path in (app / "app").glob("*.py"):
         compile(path.read_text(), str(path), "exec")
+
+
+@pytest.mark.parametrize("sr_class", CLASSES)
+def test_the_class_of_its_reports_is_chosen_when_it_is_made(sr_class, workshop, tmp_path):
+    app = deployed(workshop, tmp_path, "--sr-class", sr_class, trained_on={})
+    assert f'SR_CLASS = "{sr_class}"' in (app / "app/classifier_operator.py").read_text()
 
 
 def test_the_wheel_holds_every_module_and_its_record_is_true():

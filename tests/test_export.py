@@ -14,7 +14,7 @@ from rtda.pipeline.balls import L2
 from rtda.pipeline.cli import main
 from rtda.pipeline.delivery.bundle import read_yaml
 from rtda.pipeline.delivery.models import load_model
-from rtda.pipeline.handlers import load_checkpoint
+from rtda.pipeline.handlers import load_weights
 from rtda.pipeline.views import plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -38,7 +38,7 @@ def network(workshop, tmp_path_factory):
         archive.extractall(folder)
     config = read_yaml(folder / "phantom_rtda/configs/inference.yaml")
     network = ConfigParser(config).get_parsed_content("network_def")
-    network.load_state_dict(load_checkpoint(folder / "phantom_rtda/models/model.pt")["model"])
+    network.load_state_dict(load_weights(folder / "phantom_rtda/models/model.pt"))
     return network.eval(), Compose(ConfigParser(config).get_parsed_content("preprocessing"))
 
 

@@ -64,12 +64,17 @@ def swapped(content):
 def retrained(root):
     """Other weights, whose file's checksum was mended by hand."""
     content = torch.load(root / "models/model.pt", weights_only=True)
-    next(iter(content["model"].values())).add_(1)
+    next(iter(content.values())).add_(1)
     torch.save(content, root / "models/model.pt")
 
 
 def executed(root):
-    torch.save({"model": Path}, root / "models/model.pt")
+    torch.save({"weights": Path}, root / "models/model.pt")
+
+
+def nested(root):
+    """As checkpoints of training are, and the model zoo's weights are not."""
+    torch.save({"model": torch.load(root / "models/model.pt", weights_only=True)}, root / "models/model.pt")
 
 
 def leave(name, content):
@@ -104,6 +109,7 @@ FAULTS = {
         r"^configs/train\.yaml: attack: bounds \[-1, 1\], but value_range is \[0, 1\]$",
     ),
     "other weights": (retrained, "checksums", r"^models/model\.pt: checksum: not that of the metadata"),
+    "weights of a checkpoint": (nested, "weights", r"^models/model\.pt: the state lies under 'model'; save it alone"),
     "weights that execute": (executed, "weights", r"^models/model\.pt: not weights alone: "),
     "a path of somebody's disk": (
         edit("docs/README.md", ("\n", "\nTrained from /home/somebody/films.\n")),
@@ -117,7 +123,12 @@ FAULTS = {
         r"^configs/train\.yaml: line \d+: an address; only docs may name one",
     ),
 }
-CAUSES = {"other weights": {"checksums"}, "weights that execute": {"weights", "checksums"}, "no weights": set(QUICK)}
+CAUSES = {
+    "other weights": {"checksums"},
+    "weights of a checkpoint": {"checksums"},
+    "weights that execute": {"weights", "checksums"},
+    "no weights": set(QUICK),
+}
 """Further checks that a fault cannot but fail."""
 
 

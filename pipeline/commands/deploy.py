@@ -12,5 +12,5 @@ from . import quieten
 def run(arguments: argparse.Namespace) -> int:
     """Deploy; see ``rtda deploy --help``."""
     quieten()
-    print(deploy(arguments.bundle, Path(arguments.output)))
+    print(deploy(arguments.bundle, Path(arguments.output), arguments.sr_class))
     return 0

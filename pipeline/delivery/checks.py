@@ -78,7 +78,9 @@ class Subject:
             content = torch.load(self.bundle.root / "models/model.pt", map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and runtime errors alike
             raise FaultError(f"models/model.pt: not weights alone: {first_line(error)}; save a state_dict") from error
-        state: Mapping[str, Tensor] = content.get("model", content)
+        if "model" in content:
+            raise FaultError("models/model.pt: the state lies under 'model'; save it alone, as ckpt_export reads it")
+        state: Mapping[str, Tensor] = content
         return state
 
     def parser(self, name: str) -> ConfigParser:
@@ -174,7 +176,6 @@ def _ckpt_export(s: Subject) -> None:
         ckpt_file=str(s.bundle.root / "models/model.pt"),
         meta_file=str(s.bundle.root / "configs/metadata.json"),
         config_file=s.file("inference"),
-        key_in_ckpt="model",
         bundle_root=str(s.bundle.root),
     )
 

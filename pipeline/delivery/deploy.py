@@ -14,24 +14,27 @@ import zipfile
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
+from string import Template
 
 from ..files import write_whole
 from .application import reporter
 from .bundle import Bundle, BundleError, Run
 from .export import export
 from .infer import Classifier
+from .structured_report import CLASSES
 
 TEMPLATES = Path(__file__).parent / "deployed"
 PACKAGES = ("pipeline", "transforms", "bundles", "data_lists")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
 
 
-def deploy(source: Bundle | Run, out: Path) -> Path:
+def deploy(source: Bundle | Run, out: Path, sr_class: str = CLASSES[0]) -> Path:
     """Write the application of a bundle.
 
     Args:
         source: packed, with codes of a structured report in its metadata.
         out: folder to write; refused where it holds something.
+        sr_class: of the reports that the application writes, one of ``structured_report.CLASSES``.
 
     Raises:
         BundleError: the folder is not empty; highdicom is not installed.
@@ -47,10 +50,9 @@ def deploy(source: Bundle | Run, out: Path) -> Path:
     by = reporter(Classifier.of_program(model).metadata)
     wheel, content = package_wheel()
     write_whole(out / wheel, content)
-    facts = {"title": by.name, "version": by.version, "weights": by.weights[:16], "wheel": wheel}
+    facts = {"title": by.name, "version": by.version, "weights": by.weights[:16], "wheel": wheel, "sr_class": sr_class}
     for path in sorted(TEMPLATES.rglob("*.txt")):
-        text = path.read_text(encoding="utf-8")
-        filled = text if path.name.endswith(".py.txt") else text.format(**facts)
+        filled = Template(path.read_text(encoding="utf-8")).substitute(facts)
         write_whole(out / path.relative_to(TEMPLATES).with_suffix(""), filled.encode())
     return out
 

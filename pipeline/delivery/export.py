@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from ..files import write_whole
-from ..handlers import load_checkpoint
+from ..handlers import load_weights
 from .bundle import Bundle, BundleError, Run, read_yaml
 from .pack import inference_config, metadata_of
 from .programs import CARRIED
@@ -57,7 +57,7 @@ def parts(source: Bundle | Run) -> tuple[nn.Module, dict[str, Any], dict[str, An
         bundle, weights = source, source.root / "models" / "model.pt"
         config, metadata = read_yaml(source.config("inference")), source.metadata
     network: nn.Module = ConfigParser(config).get_parsed_content("network_def")
-    network.load_state_dict(load_checkpoint(weights)["model"])
+    network.load_state_dict(load_weights(weights))
     return network.eval(), {**metadata, "bundle": bundle.name}, config
 
 

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from ..attacks import frozen
 from ..data.lists import file_of
 from ..evidence.evaluation import exact
-from ..handlers import load_checkpoint
+from ..handlers import load_weights
 from ..views import plain
 from .bundle import Bundle, Run, class_names, read_yaml
 from .guard import Deviation, deviations
@@ -85,7 +85,7 @@ class Classifier:
     def _loaded(cls, bundle: Bundle, config: dict[str, Any], weights: Path, stated: Mapping[str, Any]) -> Classifier:
         parser = ConfigParser(config | {"bundle_root": str(bundle.root)})
         network = parser.get_parsed_content("network_def")
-        network.load_state_dict(load_checkpoint(weights)["model"])
+        network.load_state_dict(load_weights(weights))
         network.to(parser.get_parsed_content("device"))
         return cls._stating(parser, network, bundle.metadata, stated)
 

@@ -107,5 +107,5 @@ def metadata_of(run: Run) -> dict[str, Any]:
 
 def _file_of(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"model": dict(state)}, buffer)
+    torch.save(dict(state), buffer)  # alone, as MONAI's ckpt_export and the model zoo expect it
     return buffer.getvalue()
