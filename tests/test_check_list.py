@@ -105,6 +105,27 @@ def test_a_list_that_is_refused_is_refused_here_too(check, listed, tmp_path, cap
     assert "mine.json: dataset-dir: missing" in capsys.readouterr().err
 
 
+def test_a_class_without_images_in_a_split_is_an_error(check, listed):
+    content = listed()
+    listed(train=[item for item in content["train"] if item["label"]], validation=[])
+    status, out, _ = check()
+    assert status == 1
+    assert "\ntrain: no image of the class 'normal'; give it images of every class\n" in out
+    assert "validation: no image" not in out  # it has none at all
+
+
+def test_a_folder_that_is_none_or_holds_nothing_of_the_list_is_refused_at_once(check, listed, tmp_path):
+    content = listed()
+    listed(**{split: [item | {"image": f"x/{item['image']}"} for item in content[split]] for split in lists.SPLITS})
+    status, _, error = check()
+    assert status == 2
+    assert "mine.json: image: 12 of 12 missing, first 0.png; check --dataset-dir, below which the list's" in error
+    (tmp_path / "films").rename(tmp_path / "elsewhere")
+    status, _, error = check()
+    assert status == 2
+    assert "mine.json: dataset-dir: films is no folder; give the one below which the images lie" in error
+
+
 # Near-duplicates
 
 

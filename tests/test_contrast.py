@@ -137,6 +137,15 @@ def test_refused(make, word):
         make()
 
 
+@pytest.mark.parametrize("kind", [RandContrast, RandWindow])
+def test_whole_numbers_are_refused_and_before_a_draw_nothing_is_changed(kind):
+    one = kind(prob=1.0)
+    x = torch.rand(1, 4, 4)
+    assert torch.equal(one(x, randomize=False).as_tensor(), x)
+    with pytest.raises(ValueError, match=r"^image: torch\.uint8, not floating point; scale it"):
+        one((255 * x).to(torch.uint8))
+
+
 def test_gamma_and_window_keep_the_ends_and_the_order():
     x = torch.linspace(0, 1, 11)[None, None]
     for exponent in (0.5, 1.0, 2.0):

@@ -224,7 +224,7 @@ def test_a_film_unlike_those_of_training_is_answered_with_a_warning(unzipped, tm
     classifier = dataclasses.replace(
         Classifier.of_bundle(find_bundle(str(unzipped))), trained_on=metadata["trained_on"]
     )
-    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pixels = np.arange(4096).reshape(64, 64).astype(np.uint8)
     told = {
         "alike": {"BodyPartExamined": "CHEST", "ViewPosition": "AP"},
         "unstated": {},
@@ -233,10 +233,14 @@ def test_a_film_unlike_those_of_training_is_answered_with_a_warning(unzipped, tm
     }
     films = [write_film(tmp_path / f"{name}.dcm", pixels, **fields) for name, fields in told.items()]
     alike, unstated, lateral, hand = rows(classifier, films)
-    assert alike["warning"] == unstated["warning"] == ""
+    assert alike["warning"] == ""
+    assert unstated["warning"] == (
+        "unstated.dcm: body_part: not stated; the model was trained on CHEST, THORAX; "
+        "unstated.dcm: projection: not stated; the model was trained on AP"
+    )
     assert lateral["warning"] == "lateral.dcm: projection: LL, but the model was trained on AP"
     assert hand["warning"] == (
-        "hand.dcm: body_part: HAND, but the model was trained on CHEST; "
+        "hand.dcm: body_part: HAND, but the model was trained on CHEST, THORAX; "
         "hand.dcm: projection: PA, but the model was trained on AP"
     )
     assert all(row["predicted"] for row in (alike, unstated, lateral, hand))

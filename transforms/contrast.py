@@ -45,6 +45,7 @@ class RandContrast(RandomizableTransform):  # type: ignore[misc]  # monai has no
         super().__init__(prob)
         _check(factor=factor)
         self.factor = factor
+        self._do_transform = False  # until something is drawn
 
     def randomize(self, data: Any = None) -> None:
         """Draw whether, and by how much."""
@@ -85,6 +86,7 @@ class RandWindow(RandomizableTransform):  # type: ignore[misc]
         if width[0] <= 0:
             raise ValueError(f"width: {width} must lie above 0")
         self.shift, self.width = shift, width
+        self._do_transform = False  # until something is drawn
 
     def randomize(self, data: Any = None) -> None:
         """Draw whether, and which window."""
@@ -172,6 +174,8 @@ def _check(**limits: Limits) -> None:
 
 def _tracked(image: Tensor) -> Tensor:
     tracked: Tensor = convert_to_tensor(image, track_meta=get_track_meta())
+    if not tracked.is_floating_point():
+        raise ValueError(f"image: {tracked.dtype}, not floating point; scale it to [0, 1] before")
     return tracked
 
 

@@ -32,21 +32,28 @@ class Seen:
 
 
 def run(arguments: argparse.Namespace, reader: FilmReader) -> int:
-    """Check a list and its images. Status 1 if an image was refused, or nearly the same ones stand in two splits.
+    """Check a list and its images.
+
+    Status 1 if an image was refused, a split lacks a class, or nearly the same images stand in two splits.
 
     Raises:
-        ListError: the list itself is refused, as where a patient or a group stands in two splits.
+        ListError: the list itself is refused, as where a patient or a group stands in two splits; there is no image.
     """
     path = Path(arguments.files[0])
     if not arguments.dataset_dir:
         raise lists.ListError(f"{path.name}: dataset-dir: missing; give the folder below which its images lie")
     content = lists.read(path)
+    folder = Path(arguments.dataset_dir)
     print("\n".join(described(path.name, content)))
-    seen, refused = looked_at(content, Path(arguments.dataset_dir), reader)
+    images = [item["image"] for _, item in _items(content)]
+    if not any(lists.file_of(folder / image).is_file() for image in images):
+        lists.refuse_missing(images, folder, path.name)
+    lacking = list(without_images(content))
+    seen, refused = looked_at(content, folder, reader)
     pairs = [(seen[i], seen[j], likeness) for i, j, likeness in alike([one.mark for one in seen])]
     leaks = [pair for pair in pairs if pair[0].split != pair[1].split]
-    print("\n".join(read_lines(seen, refused) + pair_lines(pairs, leaks)))
-    return int(bool(refused or leaks))
+    print("\n".join([*lacking, *read_lines(seen, refused), *pair_lines(pairs, leaks)]))
+    return int(bool(lacking or refused or leaks))
 
 
 def described(name: str, content: dict[str, Any]) -> list[str]:
@@ -61,6 +68,15 @@ def described(name: str, content: dict[str, Any]) -> list[str]:
         shares = ", ".join(f"{label} {counts[label]} ({counts[label] / max(len(items), 1):.0%})" for label in classes)
         head.append(f"{split}: {len(items)} images of {len({item['patient_id'] for item in items})} patients: {shares}")
     return [*head, ""]
+
+
+def without_images(content: dict[str, Any]) -> Iterator[str]:
+    """Every class that a split which has images has none of."""
+    for split in filter(content.get, lists.SPLITS):
+        held = {label for item in content[split] for label in lists.labels_of(item)}
+        for place, name in enumerate(content["classes"]):
+            if place not in held:
+                yield f"{split}: no image of the class '{name}'; give it images of every class"
 
 
 def looked_at(content: dict[str, Any], folder: Path, reader: FilmReader) -> tuple[list[Seen], list[str]]:

@@ -106,13 +106,19 @@ def load(path: str | Path, dataset_dir: str | Path, split: str) -> list[dict[str
         names = [name for name, share in zip(content["classes"], shares, strict=True) if share]
         only = ", ".join(names) or "none of them"
         raise ListError(f"{path.name}: {split}: only the class '{only}'; give it images of every class")
-    missing = [item["image"] for item in items if not file_of(Path(item["image"])).is_file()]
+    refuse_missing([item["image"] for item in own], folder, path.name)
+    return items
+
+
+def refuse_missing(images: Sequence[str], folder: Path, name: str) -> None:
+    """Refuse a folder that is none, or that lacks images of the list called ``name``, given by their paths below it."""
+    if not folder.is_dir():
+        raise ListError(f"{name}: dataset-dir: {folder.name} is no folder; give the one below which the images lie")
+    missing = [image for image in images if not file_of(folder / image).is_file()]
     if missing:
         first = Path(missing[0]).name
-        raise ListError(
-            f"{path.name}: image: {len(missing)} of {len(items)} missing, first {first}; check --dataset-dir"
-        )
-    return items
+        told = f"{len(missing)} of {len(images)} missing, first {first}"
+        raise ListError(f"{name}: image: {told}; check --dataset-dir, below which the list's paths lie")
 
 
 def file_of(image: Path) -> Path:

@@ -30,12 +30,10 @@ class Deviation:
 
     Attributes:
         told: in one line: field, value, what was known.
-        absent: the header says nothing, so it may or may not differ.
         refused: an application must not answer.
     """
 
     told: str
-    absent: bool
     refused: bool
 
 
@@ -43,32 +41,30 @@ def deviations(meta: Mapping[str, Any], image: Tensor, trained_on: Mapping[str, 
     """Every way in which an image is unlike those of training.
 
     Args:
-        meta: the reader's facts, with the prefix ``film_``.
+        meta: the reader's facts, with the prefix ``film_``. Of a format without a header, as PNG, none is missed.
         image: (C, *spatial) in [0, 1], as the network takes it.
         trained_on: of the metadata; see the module.
     """
     for fact in (fact for fact in FACTS if fact in trained_on):
         known, unknown = trained_on[fact]["known"], trained_on[fact].get("unknown", "warn")
         stated = meta.get(f"film_{fact}")
-        if not stated:
-            told = f"{fact}: not stated; the model was trained on {', '.join(known)}"
-            yield Deviation(told, absent=True, refused=unknown == "refuse")
-        elif stated not in known:
-            told = f"{fact}: {stated}, but the model was trained on {', '.join(known)}"
-            yield Deviation(told, absent=False, refused=True)
+        if not stated and meta.get("film_format", "DICOM") == "DICOM":
+            yield Deviation(f"{fact}: not stated; the model was trained on {', '.join(known)}", unknown == "refuse")
+        elif stated and stated not in known:
+            yield Deviation(f"{fact}: {stated}, but the model was trained on {', '.join(known)}", refused=True)
     yield from _of_size(meta, trained_on.get("size", {}).get("least"))
     for name, (low, high) in trained_on.get("intensity", {}).items():
         value = float(MEASURES[name](image.float()))
         if not low <= value <= high:
             told = f"intensity: {name} {value:.3f}, but that of the training images is {low:.3f} to {high:.3f}"
-            yield Deviation(told, absent=False, refused=True)
+            yield Deviation(told, refused=True)
 
 
 def _of_size(meta: Mapping[str, Any], least: Any) -> Iterator[Deviation]:
     rows, columns = meta.get("film_rows", 0), meta.get("film_columns", 0)
     if least and rows and (rows < least[0] or columns < least[1]):
         told = f"size: {rows} x {columns} pixels, but the training images have at least {least[0]} x {least[1]}"
-        yield Deviation(told, absent=False, refused=True)
+        yield Deviation(told, refused=True)
 
 
 def intensities(images: Iterable[Tensor]) -> dict[str, list[float]]:

@@ -162,7 +162,7 @@ def _predicted(classifier: Classifier, image: Path, file: Path) -> dict[str, Any
         else:
             named = {name: f"{p:.6f}" for name, p in zip(classifier.classes, answer.probabilities, strict=True)}
             found = {"predicted": classifier.predicted(answer.probabilities), **named}
-            unlike = [one.told for one in answer.deviations if not one.absent]  # PNG and JPEG state nothing at all
+            unlike = [one.told for one in answer.deviations]
     texts = [text for text in (str(one.message) for one in caught) if text.startswith(prefix_of(file))]
     texts += [f"{prefix_of(file)}{text}" for text in unlike]
     return found | {"warning": "; ".join(dict.fromkeys(texts))}
