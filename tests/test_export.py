@@ -1,10 +1,13 @@
 """Exports: the same network in three forms, and what a file says of itself."""
 
 import json
+import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -12,7 +15,9 @@ from monai.transforms import Compose
 from rtda.pipeline.attacks import PGD
 from rtda.pipeline.balls import L2
 from rtda.pipeline.cli import main
-from rtda.pipeline.delivery.bundle import read_yaml
+from rtda.pipeline.data import lists
+from rtda.pipeline.delivery.bundle import find_bundle, read_yaml
+from rtda.pipeline.delivery.infer import Classifier
 from rtda.pipeline.delivery.models import load_model
 from rtda.pipeline.handlers import load_weights
 from rtda.pipeline.views import plain
@@ -67,6 +72,58 @@ def test_an_attack_finds_the_same_gradient(form, exported, network, films):
     expected, made = attack(network[0], x, y), attack(model.network, x, y)
     assert float((expected - x).abs().max()) > 0
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("form", FORMS)
+def test_the_chest_bundle_predicts_64_real_films_alike_in_every_form(form, real_data, tmp_path):
+    bundle, path = find_bundle("chest_xray_rtda"), tmp_path / f"net.{form}"
+    assert main(["export", "chest_xray_rtda", "--to", form, "-o", str(path)]) == 0
+    config = read_yaml(bundle.config("inference"))
+    original = ConfigParser(config).get_parsed_content("network_def")
+    original.load_state_dict(load_weights(bundle.root / "models/model.pt"))
+    chain = Compose(ConfigParser(config).get_parsed_content("preprocessing"))
+    items = lists.load(lists.shipped("chest_xray_kermany"), real_data / "xray_kermany/images", "test")[::9][:64]
+    x, y = torch.stack([plain(chain(item)["image"]) for item in items]), torch.tensor([one["label"] for one in items])
+    assert len(x) == 64
+    model = load_model(str(path), device=torch.device("cpu"))
+    with torch.no_grad():
+        expected, made = (one(x).softmax(1) for one in (original.eval(), model.network))
+    assert float((made - expected).abs().max()) <= PROBABILITY[form]
+    if form != "onnx":
+        attack = PGD(L2(0.571), steps=1, start="none")
+        torch.testing.assert_close(attack(model.network, x, y), attack(original, x, y), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.data
+def test_from_every_real_film_the_same_tensor_reaches_the_network_in_training_inference_and_an_export(
+    real_data, tmp_path
+):
+    bundle, path = find_bundle("chest_xray_rtda"), tmp_path / "net.ts"
+    assert main(["export", "chest_xray_rtda", "--to", "ts", "-o", str(path)]) == 0
+    train = ConfigParser(read_yaml(bundle.config("train"))).get_parsed_content("preprocessing")
+    classifiers = Classifier.of_bundle(bundle), Classifier.of_program(path)
+    chains = [
+        Compose(one) for one in (train, *(each.parser.get_parsed_content("preprocessing") for each in classifiers))
+    ]
+    polarities = Counter()
+    for file in sorted(path for path in (real_data / "dicom_reader").rglob("*") if path.is_file()):
+        made = [_answered(chain, {"image": str(file), "label": 0}) for chain in chains]
+        assert len({type(one) for one in made}) == 1  # a tensor, or the same refusal
+        if torch.is_tensor(made[0]):
+            assert all(torch.equal(made[0], other) for other in made[1:])
+            polarities[pydicom.dcmread(file, stop_before_pixels=True, force=True).get("PhotometricInterpretation")] += 1
+    assert polarities["MONOCHROME1"] >= 3
+    assert polarities["MONOCHROME2"] >= 15
+
+
+def _answered(chain, item):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return plain(chain(dict(item))["image"])
+        except Exception as error:
+            return error
 
 
 @pytest.mark.parametrize("form", FORMS)

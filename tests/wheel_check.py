@@ -19,6 +19,8 @@ for name in ("phantom_rtda", "chest_xray_rtda"):
         "LICENSE",
     ):
         assert (bundle.root / file).is_file(), f"{name}/{file} is not in the wheel"
+for weights in ("model.pt", "standard.pt"):
+    assert (find_bundle("chest_xray_rtda").root / "models" / weights).is_file(), f"{weights} is not in the wheel"
 assert (INSTALLED / "metadata.schema.json").is_file()
 assert (installed.parent / "delivery/deployed/app/app.py.txt").is_file()
 find_recipe("rtda")
