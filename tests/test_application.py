@@ -1,7 +1,10 @@
 """The deployed application in this process: which images are answered, what is written, and what is not told."""
 
 import json
+import logging
 import shutil
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -9,12 +12,15 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian
 from rtda.pipeline.cli import main
 from rtda.pipeline.delivery import application
-from rtda.pipeline.delivery.application import DONE, FAILED, REFUSED, run
+from rtda.pipeline.delivery.application import run
 from rtda.pipeline.delivery.bundle import find_bundle
 from rtda.pipeline.delivery.infer import Classifier
 from rtda.pipeline.delivery.structured_report import ReportError
+from rtda.pipeline.delivery.studies import DONE, FAILED, REFUSED, File
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLD = ("Zebra", "Quagga", "Z4711", "secret")
@@ -40,6 +46,13 @@ def exported(bundle, folder, **changes):
 @pytest.fixture(scope="module")
 def model(bundle, tmp_path_factory):
     return exported(bundle, tmp_path_factory.mktemp("model"), trained_on={})
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle, tmp_path_factory):
+    """A model that answers films of the chest only."""
+    known = {"body_part": {"known": ["CHEST"], "unknown": "warn"}}
+    return exported(bundle, tmp_path_factory.mktemp("guarded"), trained_on=known)
 
 
 @pytest.fixture
@@ -68,6 +81,23 @@ def results(out):
 
 def reports(out):
     return [pydicom.dcmread(path) for path in sorted(out.glob("*.dcm"))]
+
+
+def state(path, field, value):
+    """Put a value into a film that pydicom would not write of itself."""
+    header = pydicom.dcmread(path)
+    header[field] = pydicom.DataElement(field, pydicom.datadict.dictionary_VR(field), value, validation_mode=0)
+    header.save_as(path)
+    return path
+
+
+def reasons(out):
+    """Image -> why it was left out."""
+    return {one["image"]: one["reason"] for study in results(out).values() for one in study["left_out"]}
+
+
+def answered(out):
+    return {image["sop_instance_uid"] for study in results(out).values() for image in study["images"]}
 
 
 def test_each_study_has_one_json_and_one_report_under_the_right_patient(model, film, tmp_path, capsys):
@@ -137,7 +167,7 @@ def test_reports_of_an_earlier_run_and_other_objects_are_listed_not_read(model, 
     (path.parent / "notes.txt").write_text("no DICOM")
     assert run(tmp_path / "input", model, tmp_path / "again") == DONE
     (study,) = results(tmp_path / "again").values()
-    assert [one["reason"] for one in study["left_out"]] == ["no image: modality SR"]
+    assert [one["reason"] for one in study["left_out"]] == ["no image: Comprehensive 3D SR Storage"]
     assert len(study["images"]) == 1
 
 
@@ -145,7 +175,7 @@ def test_reports_of_an_earlier_run_and_other_objects_are_listed_not_read(model, 
     ("fields", "reason", "status"),
     [
         ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation: YES; a copy with text", DONE),
-        ({"SeriesInstanceUID": ""}, "SeriesInstanceUID: missing; a report could not refer to it", FAILED),
+        ({"SeriesInstanceUID": ""}, "SeriesInstanceUID: missing, or no UID; correct it at the source", FAILED),
         ({"PixelSpacing": [1, 1], "VOILUTFunction": "NONSENSE", "WindowCenter": 1, "WindowWidth": 9}, "VOILUT", FAILED),
     ],
 )
@@ -168,21 +198,26 @@ def test_of_repeated_views_the_last_stands_for_all(model, film, tmp_path):
     (study,) = results(tmp_path / "out").values()
     assert len(study["images"]) == 2
     assert pydicom.dcmread(last).SOPInstanceUID in {image["sop_instance_uid"] for image in study["images"]}
-    assert [one["reason"] for one in study["left_out"]] == ["repeated: a later image of the same view stands for it"]
+    assert [one["reason"] for one in study["left_out"]] == ["repeated: the last image of this view stands for it"]
     (report,) = reports(tmp_path / "out")
     assert str(report).count("Measurement Group") == 2
 
 
-def test_two_patients_within_one_study_are_an_error(model, film, tmp_path):
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ("other", "PatientID: several within one study; correct them at the source"),
+        ("", "PatientID: missing in some files of the study; complete it at the source"),
+    ],
+)
+def test_two_patients_within_one_study_are_an_error(other, reason, model, film, tmp_path):
     film()
-    film(patient="other")
+    film(patient=other)
     assert run(tmp_path / "input", model, tmp_path / "out") == FAILED
     (study,) = results(tmp_path / "out").values()
     assert study["images"] == []
     assert study["structured_report"] is None
-    assert {one["reason"] for one in study["left_out"]} == {
-        "PatientID: several within one study; correct them at the source"
-    }
+    assert {one["reason"] for one in study["left_out"]} == {reason}
     assert reports(tmp_path / "out") == []
 
 
@@ -200,6 +235,159 @@ def test_what_is_unlike_the_training_images_is_refused_after_the_other_studies_a
     )
     assert answered["images"][0]["warnings"] == ["projection: not stated; the model was trained on AP"]
     assert len(reports(tmp_path / "out")) == 1
+
+
+def test_a_film_that_is_refused_does_not_stand_for_another_of_its_view(guarded, film, tmp_path):
+    film(ViewPosition="AP", AcquisitionTime="100000", BodyPartExamined="CHEST")
+    film(ViewPosition="AP", AcquisitionTime="110000", BodyPartExamined="ABDOMEN")
+    assert run(tmp_path / "input", guarded, tmp_path / "out") == REFUSED
+    assert answered(tmp_path / "out") == {"1.2.840.9.1.1.1"}
+    assert "ABDOMEN" in reasons(tmp_path / "out")["1.2.840.9.1.1.2"]
+
+
+def test_films_of_two_parts_of_the_body_are_of_two_views(model, film, tmp_path):
+    for part in ("CHEST", "ABDOMEN"):
+        film(ViewPosition="AP", BodyPartExamined=part)
+    assert run(tmp_path / "input", model, tmp_path / "out") == DONE
+    assert len(answered(tmp_path / "out")) == 2
+
+
+def test_a_film_that_cannot_be_read_does_not_stand_for_another_of_its_view(model, film, tmp_path):
+    film(ViewPosition="AP", AcquisitionTime="100000")
+    broken = film(ViewPosition="AP", AcquisitionTime="110000")
+    broken.write_bytes(broken.read_bytes()[:-600])
+    assert run(tmp_path / "input", model, tmp_path / "out") == FAILED
+    assert answered(tmp_path / "out") == {"1.2.840.9.1.1.1"}
+
+
+def test_one_image_that_is_stored_twice_is_answered_once_and_called_so(model, film, tmp_path):
+    path = film(ViewPosition="AP")
+    shutil.copy(path, path.with_name("copy"))
+    assert run(tmp_path / "input", model, tmp_path / "out") == DONE
+    assert answered(tmp_path / "out") == {"1.2.840.9.1.1.1"}
+    assert list(reasons(tmp_path / "out").values()) == [
+        "SOPInstanceUID: the same image is stored twice; it is answered once"
+    ]
+
+
+def test_films_that_state_no_projection_stand_for_themselves(model, film, tmp_path):
+    for _ in range(2):
+        film(Laterality="R")
+    assert run(tmp_path / "input", model, tmp_path / "out") == DONE
+    assert len(answered(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("uid", ["../evil", "Zebra^Quagga", "1.2.840.9/..", "1." * 33 + "1", "19010203", "1.2\\1.3"])
+def test_what_is_no_uid_names_no_file_and_is_not_shown(uid, model, film, tmp_path, capsys):
+    state(film(), "StudyInstanceUID", uid)
+    state(film(study="1.2.840.9.2"), "SOPInstanceUID", uid)
+    state(film(study="1.2.840.9.3"), "SOPClassUID", uid)
+    assert run(tmp_path / "input", model, tmp_path / "out") == FAILED
+    files = [path for path in tmp_path.rglob("*.json") if "model" not in path.parts]
+    assert {path.parent for path in files} == {tmp_path / "out"}
+    assert sorted(path.stem[:12] for path in files) == ["1.2.840.9.2", "1.2.840.9.3", "without-uid-"]
+    written = "".join(path.read_text() for path in files) + "".join(capsys.readouterr())
+    assert f'"{uid}' not in written
+    assert not [word for word in (*TOLD, "evil", "1901") if word in written]
+    assert [reason.split(":")[0] for _, reason in sorted(reasons(tmp_path / "out").items())].count("SOPClassUID") == 1
+
+
+def test_nothing_of_a_header_reaches_either_stream(model, film, tmp_path, capsys):
+    fields = {"PatientBirthDate": "born Zebra", "StudyTime": "noon Quagga", "PatientAge": "sixty Zebra"}
+    fields |= {"InstanceNumber": "Quagga", "LossyImageCompressionRatio": "Zebra", "Modality": "Zebra^Quagga"}
+    fields |= {"StudyInstanceUID": "Zebra^Quagga", "SeriesInstanceUID": "Zebra^Quagga", "PatientID": "Z4711 " * 20}
+    for number, (field, value) in enumerate(fields.items()):
+        path = film(study=f"1.2.840.9.{number}", syntax=ImplicitVRLittleEndian)  # by which no VR is written
+        header = pydicom.dcmread(path)
+        header.add_new(field, "LT", value)  # so that it is not checked, and read as what it should be
+        header.save_as(path)
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(tmp_path / "input", model, tmp_path / "out")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    told = capsys.readouterr()
+    texts = [told.out, told.err, *(str(one.message) for one in caught), json.dumps(results(tmp_path / "out"))]
+    assert "studies" in told.out
+    assert not [word for text in texts for word in TOLD if word in text]
+
+
+def test_a_failure_is_told_before_a_refusal(guarded, film, tmp_path):
+    broken = film(study="1.2.840.9.1")
+    broken.write_bytes(broken.read_bytes()[:-600])
+    film(study="1.2.840.9.2", BodyPartExamined="HAND")
+    assert run(tmp_path / "input", guarded, tmp_path / "out") == FAILED
+    assert [study["status"] for _, study in sorted(results(tmp_path / "out").items())] == [FAILED, REFUSED]
+
+
+@pytest.mark.parametrize("kept", [140, 300, 500, 700])
+def test_a_file_that_is_cut_inside_its_header_is_an_error(kept, model, film, tmp_path):
+    film()
+    broken = film(study="1.2.840.9.2")
+    broken.write_bytes(broken.read_bytes()[:kept])
+    assert run(tmp_path / "input", model, tmp_path / "out") == FAILED
+    assert answered(tmp_path / "out") == {"1.2.840.9.1.1.1"}
+    assert len(reasons(tmp_path / "out")) == 1
+
+
+def test_a_film_without_preamble_is_answered(model, film, tmp_path):
+    path = film()
+    path.write_bytes(path.read_bytes()[132:])
+    (path.parent / "notes.txt").write_text("no DICOM, though long enough to be forced into fields " * 9)
+    assert run(tmp_path / "input", model, tmp_path / "out") == DONE
+    assert answered(tmp_path / "out") == {"1.2.840.9.1.1.1"}
+
+
+def test_a_run_that_answers_nothing_is_no_success(model, film, tmp_path):
+    film(BurnedInAnnotation="YES")
+    assert run(tmp_path / "input", model, tmp_path / "out") == REFUSED
+    film(study="1.2.840.9.2")
+    assert run(tmp_path / "input", model, tmp_path / "again") == DONE
+
+
+def test_a_model_is_a_file_or_the_folder_that_holds_it(model, film, tmp_path):
+    film()
+    (tmp_path / "models/deeper").mkdir(parents=True)
+    for missing in ("models", "nowhere", "input"):
+        with pytest.raises(ReportError, match=rf"^{missing}: model: no TorchScript files .* -m APP/model/model\.ts$"):
+            run(tmp_path / "input", tmp_path / missing, tmp_path / "out")
+    shutil.copy(model, tmp_path / "models/deeper/model.ts")
+    assert run(tmp_path / "input", tmp_path / "models", tmp_path / "out") == DONE
+    shutil.copy(model, tmp_path / "models/other.ts")
+    with pytest.raises(ReportError, match=r"^models: model: 2 TorchScript files"):
+        run(tmp_path / "input", tmp_path / "models", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"repeats": "lats"}, "repeats: 'lats'; state last or all"),
+        ({"burned_in": True}, "burned_in: True; state reject or keep"),
+        ({"burnt_in": "keep"}, "burnt_in is unknown; state burned_in or repeats"),
+    ],
+)
+def test_a_rule_of_selection_that_is_mistyped_is_refused(stated, told):
+    with pytest.raises(ReportError) as refused:
+        application.selection({"selection": stated})
+    assert str(refused.value) == f"metadata.json: selection: {told}"
+
+
+@pytest.mark.parametrize("name", ["phantom_rtda", "chest_xray_rtda"])
+def test_each_bundle_states_its_rule_of_selection(name):
+    stated = find_bundle(name).metadata["selection"]
+    assert application.selection({"selection": stated}) == stated
+
+
+def test_the_rule_of_selection_is_the_metadatas(bundle, film, tmp_path):
+    (tmp_path / "model").mkdir()
+    model = exported(bundle, tmp_path / "model", trained_on={}, selection={"burned_in": "keep", "repeats": "all"})
+    for _ in range(2):
+        film(ViewPosition="AP", BurnedInAnnotation="YES")
+    assert run(tmp_path / "input", model, tmp_path / "out") == DONE
+    assert len(answered(tmp_path / "out")) == 2
 
 
 def test_a_folder_without_images_is_an_error(model, tmp_path):
@@ -235,6 +423,18 @@ def test_lossy_compression_and_burnt_in_text_are_told(model, film, tmp_path):
     assert stated["BurnedInAnnotation"] == "NO"
 
 
+def test_only_the_terms_of_the_standard_are_told(model, film, tmp_path):
+    path = film(LossyImageCompression="01", LossyImageCompressionRatio=["10", "20"])
+    state(path, "BurnedInAnnotation", "Zebra Quagga")
+    state(path, "LossyImageCompressionMethod", ["ISO_10918_1", "ZEBRA"])
+    state(film(study="1.2.840.9.2"), "BurnedInAnnotation", "")
+    run(tmp_path / "input", model, tmp_path / "out")
+    first, second = (study["images"][0]["stated"] for _, study in sorted(results(tmp_path / "out").items()))
+    assert (first["BurnedInAnnotation"], second["BurnedInAnnotation"]) == ("other", "")
+    assert first["LossyImageCompressionMethod"] == "ISO_10918_1, other"
+    assert first["LossyImageCompressionRatio"] == "10, 20"
+
+
 def test_without_codes_there_is_nothing_to_report_by(bundle, film, tmp_path):
     (tmp_path / "model").mkdir()
     own = Path(shutil.copytree(bundle, tmp_path / "model/phantom_rtda"))
@@ -248,8 +448,26 @@ def test_without_codes_there_is_nothing_to_report_by(bundle, film, tmp_path):
         run(tmp_path / "input", tmp_path / "model.ts", tmp_path / "out")
 
 
-def test_modalities_beside_images_are_no_images():
-    assert {"SR", "KO", "SEG", "PR"} <= set(application.NO_IMAGES)
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "Comprehensive SR Storage"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "Rows": 9}, "Segmentation Storage"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.59"}, "Key Object Selection Document Storage"),
+        ({"MediaStorageSOPClassUID": "1.2.840.10008.1.3.10"}, "Media Storage Directory Storage"),
+        ({"SOPClassUID": "1.3.12.2.1107.5.9.1"}, "private, without pixels"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1"}, ""),  # an image that is cut before its rows
+        ({"SOPClassUID": "1.3.12.2.1107.5.9.1", "Rows": 9}, ""),
+        ({"SOPClassUID": "Zebra^Quagga"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_is_no_image_is_known_by_its_sop_class(fields, told):
+    header = pydicom.Dataset()
+    header.file_meta = FileMetaDataset()
+    for name, value in fields.items():
+        setattr(header.file_meta if name.startswith("Media") else header, name, value)
+    assert File(Path("x"), "mark", header).other == told
 
 
 @pytest.mark.parametrize(

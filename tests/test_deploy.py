@@ -7,19 +7,26 @@ import importlib.util
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pydicom
 import pytest
+import yaml
 from rtda.pipeline.cli import main
+from rtda.pipeline.delivery.bundle import Run
 from rtda.pipeline.delivery.deploy import package_wheel
 from rtda.pipeline.delivery.structured_report import CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+ROOT = Path(__file__).parents[1]
 DEPLOYABLE = importlib.util.find_spec("holoscan") is not None
 
 
@@ -49,9 +56,35 @@ def test_an_application_is_whole_and_names_nothing_of_the_place_it_was_made_at(a
             text = path.read_text()
             assert str(workshop) not in text
             assert "$" not in text
-    assert (app / "requirements.txt").read_text().startswith("./rtda-0.1.0-py3-none-any.whl[sr,codecs]\n")
+    assert (app / "requirements.txt").read_text() == "./rtda-0.1.0-py3-none-any.whl[deploy]\n"
     for path in (app / "app").glob("*.py"):
         compile(path.read_text(), str(path), "exec")
+
+
+def test_the_extra_that_it_installs_covers_what_it_imports():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["deploy"]
+    assert "rtda[sr,codecs]" in extra
+    assert any(one.startswith("monai-deploy-app-sdk") for one in extra)
+
+
+def test_its_configuration_is_what_the_packager_reads(app):
+    stated = yaml.safe_load((app / "app.yaml").read_text())
+    assert stated["application"] == {
+        "title": "phantom_rtda", "version": "0.1.0", "input-formats": ["file"], "output-formats": ["file"],
+    }  # fmt: skip
+    assert "resources" in stated
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/deploy.md", "APP/README.md"])
+def test_the_documented_command_finds_the_wheel(page, app):
+    text = (app.parent / page if page.startswith("APP") else ROOT / page).read_text()
+    line = next(line for line in text.splitlines() if "pip install -r" in line)
+    pip = f"{sys.executable} -m pip install --dry-run --no-deps --no-index"
+    here = app.parent if page.startswith("docs") else app
+    done = subprocess.run(line.replace("pip install", pip), shell=True, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("sr_class", CLASSES)
@@ -66,16 +99,18 @@ def test_the_wheel_holds_every_module_and_its_record_is_true():
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = set(archive.namelist())
         record = archive.read("rtda-0.1.0.dist-info/RECORD").decode()
+        assert "\nName: rtda\n" in archive.read("rtda-0.1.0.dist-info/METADATA").decode()
         for path, digest, size in csv.reader(record.splitlines()):
             if digest:
                 made = base64.urlsafe_b64encode(hashlib.sha256(archive.read(path)).digest()).rstrip(b"=").decode()
                 assert (digest, int(size)) == (f"sha256={made}", len(archive.read(path)))
-    root = Path(__file__).parents[1]
     for room in ("pipeline", "transforms"):
-        assert {f"rtda/{path.relative_to(root).as_posix()}" for path in (root / room).rglob("*.py")} <= names
+        assert {f"rtda/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / room).rglob("*.py")} <= names
     assert "rtda/bundles/phantom_rtda/configs/train.yaml" in names
     assert "rtda/pipeline/delivery/deployed/app/app.py.txt" in names
-    assert not [name for name in names if "__pycache__" in name]
+    assert not [name for name in names if "__pycache__" in name or "/models/" in name]
+    assert not [name for name in names if name.startswith("rtda/data_lists/") and name.endswith(".json")]
+    assert len(content) < 2**20
     assert {path for path, *_ in csv.reader(record.splitlines())} == names
 
 
@@ -86,6 +121,43 @@ def test_what_cannot_be_deployed_is_refused(app, workshop, monkeypatch, capsys, 
     assert main(["deploy", str(workshop / "rtda.zip"), "-o", str(tmp_path / "new")]) == 2
     assert "highdicom: not installed; pip install 'rtda[deploy]'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sr": None}, "metadata.json: sr: missing; state there the codes of procedure, certainty and findings"),
+        ({"selection": {"repeats": "lats"}}, "metadata.json: selection: repeats: 'lats'; state last or all"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_so_that_the_next_try_is_made(changes, told, workshop, tmp_path, capsys):
+    run = Path(shutil.copytree(workshop / "runs/rtda", tmp_path / "run"))
+    path = run / "bundle/phantom_rtda/configs/metadata.json"
+    own = path.read_text()
+    changed = json.loads(own) | changes
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+    words = ["deploy", str(run), "-o", str(tmp_path / "APP")]
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "APP").exists()
+    path.write_text(own)
+    assert main(words) == 0
+
+
+def test_a_run_on_a_list_of_its_own_is_deployed_once_its_metadata_state_what_the_page_says(workshop, tmp_path):
+    run = Path(shutil.copytree(workshop / "runs/rtda", tmp_path / "run"))
+    path = run / "bundle/phantom_rtda/configs/metadata.json"
+    foreign = {"classes": ["no lesion", "lesion"], "source": "another"}
+    path.write_text(json.dumps(Run(run).bundle.metadata_of(foreign)))
+    words = ["deploy", str(run), "-o", str(tmp_path / "APP")]
+    assert main(words) == 2
+    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    stated = json.loads(example)
+    stated["sr"]["findings"] = {"lesion": stated["sr"]["findings"]["pneumonia"]}
+    content = json.loads(path.read_text()) | stated
+    jsonschema.validate(content, json.loads((ROOT / "bundles/metadata.schema.json").read_text()))
+    path.write_text(json.dumps(content))
+    assert main(words) == 0
 
 
 @pytest.mark.process
@@ -104,8 +176,8 @@ class TestInAProcessOfItsOwn:
 
         return write
 
-    def run(self, app, tmp_path, out="out"):
-        command = f"ulimit -s 32768; exec {sys.executable} {app / 'app'} -i input -o {out} -m {app / 'model/model.ts'}"
+    def run(self, app, tmp_path, out="out", model="-m {}/model/model.ts"):
+        command = f"ulimit -s 32768; exec {sys.executable} {app / 'app'} -i input -o {out} {model.format(app)}"
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         (tmp_path / "input").mkdir(exist_ok=True)
         return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment)
@@ -136,6 +208,26 @@ class TestInAProcessOfItsOwn:
         path.write_bytes(path.read_bytes()[:-600])
         assert self.run(app, tmp_path).returncode == 1
         assert not list((tmp_path / "out").glob("*.dcm"))
+
+    @pytest.mark.parametrize(("model", "named"), [("", "models"), ("-m input", "input")])
+    def test_where_no_model_is_it_says_so_in_one_line(self, model, named, app, films, tmp_path):
+        films("secret", "1.2.840.9.1")
+        done = self.run(app, tmp_path, model=model)
+        assert done.returncode == 1
+        assert f"refused: {named}: model: no TorchScript files (.ts) there; give" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_wrong_arguments_have_a_status_of_their_own(self, app, films, tmp_path):
+        films("secret", "1.2.840.9.1")
+        assert self.run(app, tmp_path, model="-m nowhere").returncode == 2
+
+    def test_headers_reach_neither_stream(self, app, films, tmp_path):
+        films("secret", "1.2.840.9.1")
+        path = films("secret2", "1.2.840.9.2")
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.9.2", b"Zebra^Quagg"))
+        done = self.run(app, tmp_path)
+        assert done.returncode == 1
+        assert not [word for word in ("Zebra", "Z4711", "secret") if word in done.stdout + done.stderr]
 
     def test_an_unlike_image_is_refused_with_a_status_of_its_own(self, workshop, films, tmp_path):
         known = {"modality": {"known": ["CR"], "unknown": "refuse"}}

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ def test_a_registered_model_predicts_as_the_run_and_carries_its_evidence(run, ca
     assert stated["classes"] == ["no lesion", "lesion"]
     assert set(stated["rtda"]["evidence"]["views"]) == {"clean", "pgd20_l2_0.125", "contrast_down_5"}
     assert json.loads((folder / "metrics.json").read_text())["checksum_weights"] == stated["rtda"]["weights_sha256"]
+    for name in ("metrics.csv", "predictions.parquet"):
+        assert (folder / name).read_bytes() == (run.folder / name).read_bytes()
     assert model.metadata.get_input_schema().inputs[0].shape == (-1, 1, 32, 32)
     assert model.metadata.saved_input_example_info
     written = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
@@ -142,15 +145,15 @@ def served(*words, health="/health", **environment):
         process.stderr.close()
 
 
+def tracking(folder):
+    """A tracking server on SQLite, and its artifacts, in a folder."""
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", folder / "artifacts"]
+    return served("server", *stores, "--workers", "1")
+
+
 @pytest.fixture
 def server(tmp_path):
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        tmp_path / "artifacts",
-    ]
-    with served("server", *stores, "--workers", "1") as address:
+    with tracking(tmp_path) as address:
         yield address
 
 
@@ -182,6 +185,37 @@ numpy.save("p.npy", model.predict(numpy.load("x.npy")))
         )
         answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
     np.testing.assert_allclose(answer["predictions"], probabilities(run, x[:1]), atol=1e-6)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_server_that_goes_in_the_middle_of_training_is_caught_up_with_later(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    going, record = tracking(tmp_path), Path("runs/new/metrics.jsonl")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", going.__enter__())
+
+    def end():
+        while not (record.is_file() and record.read_text().count("\n") >= 2):
+            time.sleep(0.05)
+        going.__exit__(None, None, None)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    options = ["--recipe", "standard", *tiny, "--max-epochs", "8", "--run-name", "new"]
+    assert main(["train", "phantom_rtda", *options]) == 0
+    ending.join()
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert "metrics.jsonl has what it misses" in caplog.text
+    with tracking(tmp_path) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        (own,) = Path("runs/new/mlflow_run_id").read_text().split()
+        client = MlflowClient(address)
+        assert len(client.get_metric_history(own, "train/loss")) < 8
+        assert main(["track", "runs/new"]) == 0
+        assert Path("runs/new/mlflow_run_id").read_text().split() == [own]
+        assert [one.step for one in client.get_metric_history(own, "train/loss")] == [line["step"] for line in lines]
+        assert client.get_run(own).info.status == "FINISHED"
 
 
 @pytest.mark.slow

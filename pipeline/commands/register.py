@@ -32,8 +32,10 @@ def evaluated_and_registered(run: Run) -> None:
 def registered(run: Run, name: str, alias: str) -> None:
     """Register a run's best checkpoint, and say as what."""
     stated = evidence(run)
-    figures = figures_path(next(iter(tables_of(run.folder, "best")), table_path(run.folder, "test", "best")))
-    if not figures.is_file():
-        raise BundleError(f"{run.folder.name}: {figures.name}: missing; run rtda evaluate again")
-    number = register(run, name, alias, stated, figures)
+    table = next(iter(tables_of(run.folder, "best")), table_path(run.folder, "test", "best"))
+    figures = figures_path(table)
+    measured = [figures, figures.with_suffix(".csv"), table]
+    if missing := [file.name for file in measured if not file.is_file()]:
+        raise BundleError(f"{run.folder.name}: {missing[0]}: missing; run rtda evaluate again")
+    number = register(run, name, alias, stated, measured)
     print(f"models:/{name}@{alias}: version {number}")

@@ -10,14 +10,16 @@ import base64
 import hashlib
 import importlib
 import io
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from string import Template
+from typing import Any
 
 from ..files import write_whole
-from .application import reporter
+from .application import reporter, selection
 from .bundle import Bundle, BundleError, Run
 from .export import export
 from .infer import Classifier
@@ -25,6 +27,8 @@ from .structured_report import CLASSES
 
 TEMPLATES = Path(__file__).parent / "deployed"
 PACKAGES = ("pipeline", "transforms", "bundles", "data_lists")
+LEFT_OUT = ("bundles/*/models/*", "data_lists/*.json")
+"""Megabytes of the wheel that an application, which brings its own model, has no use for."""
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same content gives the same bytes
 
 
@@ -38,7 +42,7 @@ def deploy(source: Bundle | Run, out: Path, sr_class: str = CLASSES[0]) -> Path:
 
     Raises:
         BundleError: the folder is not empty; highdicom is not installed.
-        ReportError: the metadata have no codes.
+        ReportError: the metadata have no codes, or an unknown rule of selection.
     """
     if out.exists() and any(out.iterdir()):
         raise BundleError(f"{out.name}: output: not empty; give a new folder")
@@ -46,15 +50,30 @@ def deploy(source: Bundle | Run, out: Path, sr_class: str = CLASSES[0]) -> Path:
         importlib.import_module("highdicom")
     except ModuleNotFoundError as error:
         raise BundleError("deploy: highdicom: not installed; pip install 'rtda[deploy]'") from error
-    model = export(source, "ts", out / "model" / "model.ts")
-    by = reporter(Classifier.of_program(model).metadata)
+    program, metadata = _exported(source)
+    by, _ = reporter(metadata), selection(metadata)
     wheel, content = package_wheel()
-    write_whole(out / wheel, content)
     facts = {"title": by.name, "version": by.version, "weights": by.weights[:16], "wheel": wheel, "sr_class": sr_class}
-    for path in sorted(TEMPLATES.rglob("*.txt")):
-        filled = Template(path.read_text(encoding="utf-8")).substitute(facts)
-        write_whole(out / path.relative_to(TEMPLATES).with_suffix(""), filled.encode())
+    files = {"model/model.ts": program, wheel: content, **_texts(facts)}
+    for name, written in files.items():  # last: what is refused leaves nothing
+        write_whole(out / name, written)
     return out
+
+
+def _exported(source: Bundle | Run) -> tuple[bytes, Mapping[str, Any]]:
+    """The model's file, and the metadata that it carries."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(source, "ts", Path(folder) / "model.ts")
+        return path.read_bytes(), Classifier.of_program(path).metadata
+
+
+def _texts(facts: Mapping[str, str]) -> dict[str, bytes]:
+    """Name within the application, and content, of each file that is made of a template."""
+    templates = {path.relative_to(TEMPLATES).with_suffix(""): path for path in sorted(TEMPLATES.rglob("*.txt"))}
+    return {
+        name.as_posix(): Template(path.read_text(encoding="utf-8")).substitute(facts).encode()
+        for name, path in templates.items()
+    }
 
 
 def package_wheel() -> tuple[str, bytes]:
@@ -62,8 +81,9 @@ def package_wheel() -> tuple[str, bytes]:
     own = distribution("rtda")
     info = f"rtda-{own.version}.dist-info"
     files = dict(_modules())
-    for name in ("METADATA", "entry_points.txt"):
-        files[f"{info}/{name}"] = (own.read_text(name) or "").encode()
+    told = {name: own.read_text(name) or "" for name in ("METADATA", "PKG-INFO", "entry_points.txt")}
+    files[f"{info}/METADATA"] = (told["METADATA"] or told["PKG-INFO"]).encode()  # which a checkout's egg-info has
+    files[f"{info}/entry_points.txt"] = told["entry_points.txt"].encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: rtda\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     lines = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
     files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
@@ -77,12 +97,14 @@ def package_wheel() -> tuple[str, bytes]:
 
 
 def _modules() -> Iterator[tuple[str, bytes]]:
-    """Name within the wheel, and content, of every file of the packages."""
+    """Name within the wheel, and content, of every file of the packages that an application may need."""
     for package in PACKAGES:
         (folder, *_) = importlib.import_module(f"rtda.{package}").__path__
         for path in sorted(Path(folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield f"rtda/{package}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+            name = PurePosixPath(package, path.relative_to(folder).as_posix())
+            left_out = "__pycache__" in name.parts or any(map(name.match, LEFT_OUT))
+            if path.is_file() and not left_out:
+                yield f"rtda/{name}", path.read_bytes()
 
 
 def _digest(content: bytes) -> str:

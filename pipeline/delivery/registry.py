@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
@@ -28,7 +28,7 @@ from .export import parts
 FOLDER = "model"
 
 
-def register(run: Run, name: str, alias: str, evidence: Mapping[str, Any], figures: Path) -> int:
+def register(run: Run, name: str, alias: str, evidence: Mapping[str, Any], measured: Iterable[Path]) -> int:
     """Log the model under the run and register it; returns the number of its version.
 
     Args:
@@ -36,7 +36,7 @@ def register(run: Run, name: str, alias: str, evidence: Mapping[str, Any], figur
         name: of the registered model, made where it is absent.
         alias: that the new version takes, from another one if need be.
         evidence: what ``rtda pack`` would state of the weights; part of the model's metadata.
-        figures: ``metrics.json`` of the evaluation, which the model carries.
+        measured: files of the evaluation, figures and table, which the model carries.
 
     Raises:
         BundleError: the run is not in MLflow, or MLflow does not answer.
@@ -49,7 +49,8 @@ def register(run: Run, name: str, alias: str, evidence: Mapping[str, Any], figur
         raise BundleError(f"{run.folder.name}: {told}") from error
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_model(run, Path(scratch) / FOLDER, evidence)
-        shutil.copyfile(figures, folder / figures.name)
+        for file in measured:
+            shutil.copyfile(file, folder / file.name)
         source = copy.log_folder(folder)
     return copy.register(source, name, alias, {"recipe": run.facts["recipe"], "verdict": _verdict(evidence)})
 
