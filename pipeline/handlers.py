@@ -234,6 +234,11 @@ def load_weights(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing or damaged.
     """
+    if path.parent.name == "models" and not path.is_file():
+        raise ValueError(
+            f"{path.parent.parent.name}: models/{path.name}: missing; the bundle has no weights: train it, evaluate "
+            "and pack the run (rtda train, evaluate, pack), and give the zip"
+        )
     content = _load(path)
     state: dict[str, Any] = content.get("model", content)
     return state

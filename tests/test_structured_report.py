@@ -1,6 +1,7 @@
 """The structured report: re-read item by item, and the same again from the same answers."""
 
 import io
+import json
 import shutil
 import subprocess
 import warnings
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
+from rtda.pipeline.cli import main
+from rtda.pipeline.delivery.application import run
+from rtda.pipeline.delivery.bundle import find_bundle
 from rtda.pipeline.delivery.structured_report import (
     CLASSES,
     Answer,
@@ -195,3 +199,23 @@ def test_dicom3tools_finds_no_error_and_dcmtk_renders_it(sr_class, header, tmp_p
     rendered = subprocess.run(["dsr2html", tmp_path / "sr.dcm"], capture_output=True, text=True, check=True)
     for words in ("80", "Present", "Pneumonia", "Plain chest X-ray", "RESEARCH USE ONLY"):
         assert words in rendered.stdout
+
+
+@pytest.mark.data
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="apt-get install dicom3tools")
+def test_on_real_films_dicom3tools_finds_nothing_but_uids_that_must_be_carried_over(real_data, tmp_path):
+    """Whatever the guard would say: every film that can be read is answered."""
+    bundle = tmp_path / "chest_xray_rtda"
+    shutil.copytree(find_bundle("chest_xray_rtda").root, bundle)
+    path = bundle / "configs/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_on": {}, "selection": {"repeats": "all"}}))
+    assert main(["export", str(bundle), "--to", "ts", "-o", str(tmp_path / "net.ts")]) == 0
+    run(real_data / "dicom_reader/files", tmp_path / "net.ts", tmp_path / "out")
+    reports = sorted((tmp_path / "out").glob("*.dcm"))
+    assert len(reports) >= 20
+    for report in reports:
+        checked = subprocess.run(["dciodvfy", report], capture_output=True, text=True, check=False, errors="replace")
+        errors = [line for line in checked.stderr.splitlines() if line.startswith("Error")]
+        assert not [line for line in errors if "UID" not in line and "contains invalid data values" not in line]

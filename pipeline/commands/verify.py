@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..delivery.bundle import BundleError, run_of
 from ..delivery.checks import CHECKS
 from ..delivery.verify import as_json, verify
 from . import quieten
@@ -11,6 +12,9 @@ from . import quieten
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify; see ``rtda verify --help``. Status 1 where a check failed."""
+    if run := run_of(arguments.bundle):
+        name = run.folder.resolve().name
+        raise BundleError(f"{name}: bundle: not packed yet; pack the run first: rtda pack RUN -o ZIP, and verify that")
     quieten()
     findings, width = [], max(map(len, CHECKS))
     for finding in verify(arguments.bundle):

@@ -64,8 +64,12 @@ class BundleError(ValueError):
 
 def class_names(metadata: Mapping[str, Any]) -> list[str]:
     """Names of the outputs in order, from the metadata's ``channel_def``."""
-    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    return [channels[key] for key in sorted(channels, key=int)]
+    try:
+        channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        return [channels[key] for key in sorted(channels, key=int)]
+    except (KeyError, TypeError, ValueError) as error:
+        place = "metadata.json: network_data_format: outputs: pred: channel_def"
+        raise BundleError(f"{place}: missing or not numbered; name the outputs there, from 0") from error
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,14 @@ class Bundle:
         """``configs/metadata.json``."""
         path = self.root / "configs" / "metadata.json"
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise BundleError(f"{self.name}: configs/metadata.json: missing or not JSON; restore it") from error
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(f"{self.name}: {METADATA}: missing; restore it") from error
+        except ValueError as error:  # UnicodeDecodeError too
+            line = f"line {error.lineno}: " if isinstance(error, json.JSONDecodeError) else ""
+            raise BundleError(f"{self.name}: {METADATA}: {line}not JSON; correct it") from error
+        if not isinstance(content, dict):
+            raise BundleError(f"{self.name}: {METADATA}: not a JSON object; correct it")
         return content
 
     @property
@@ -204,6 +213,12 @@ def find_run(name: str) -> Run:
     return Run(Path(name))
 
 
+def run_of(bundle: Bundle) -> Run | None:
+    """The run whose own copy the bundle is; None where it is nobody's."""
+    folder = bundle.root.parent.parent
+    return Run(folder) if bundle.root.parent.name == "bundle" and is_run(folder) else None
+
+
 def find_bundle(name: str) -> Bundle:
     """A bundle folder, a run's bundle, a packed zip, else an installed one; else :class:`BundleError` names these."""
     path = Path(name)
@@ -215,9 +230,11 @@ def find_bundle(name: str) -> Bundle:
         return Bundle(_unzipped(path))
     if (INSTALLED / name / "configs").is_dir():
         return Bundle(INSTALLED / name)
+    if path.is_dir():
+        raise BundleError(f"{path.resolve().name}: configs/: missing; give a folder that has it, or a packed zip")
     known = sorted(folder.parent.name for folder in INSTALLED.glob("*/configs"))
     raise BundleError(
-        f"{path.name}: bundle: not found; give a bundle folder, a run, a zip, or one of {', '.join(known)}"
+        f"{path.name}: bundle: not found; give a bundle folder, a packed zip, or one of {', '.join(known)}"
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,12 +24,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from monai.transforms import Compose
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import lists
 from ..evidence.evaluation import weights_checksum
 from ..views import plain
-from .bundle import INSTALLED, Bundle
+from .bundle import INSTALLED, METADATA, Bundle, read_yaml
 from .pack import as_float32
 from .privacy import secrets
 from .programs import first_line
@@ -51,8 +52,32 @@ class Subject:
     scratch: Path
 
     def file(self, name: str) -> str:
-        """Path of a configuration."""
-        return str(self.bundle.config(name))
+        """Path of a configuration; BundleError names the line that is not YAML."""
+        path = self.bundle.config(name)
+        read_yaml(path)
+        return str(path)
+
+    @property
+    def meta(self) -> str:
+        """Path of the metadata; BundleError where they are not JSON, of which MONAI's own errors name no file."""
+        self.stated()
+        return str(self.bundle.root / METADATA)
+
+    def stated(self, *names: str) -> Any:
+        """What the metadata state under names, each within the one before; FaultError where one is missing."""
+        value: Any = self.bundle.metadata
+        for depth, name in enumerate(names, 1):
+            if not isinstance(value, Mapping) or name not in value:
+                raise FaultError(f"{METADATA}: {': '.join(names[:depth])}: missing; state it")
+            value = value[name]
+        return value
+
+    def weights(self) -> Path:
+        """The file of weights; FaultError where there is none."""
+        path = self.bundle.root / "models/model.pt"
+        if not path.is_file():
+            raise FaultError("models/model.pt: missing; put the weights there, or pack a run: rtda pack RUN -o ZIP")
+        return path
 
     @cached_property
     def films(self) -> Path:
@@ -74,14 +99,28 @@ class Subject:
     @cached_property
     def state(self) -> Mapping[str, Tensor]:
         """The weights, read without executing anything; FaultError where that cannot be."""
+        file = self.weights()
         try:
-            content = torch.load(self.bundle.root / "models/model.pt", map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and runtime errors alike
-            raise FaultError(f"models/model.pt: not weights alone: {first_line(error)}; save a state_dict") from error
+            told = brief(self, first_line(error))
+            raise FaultError(f"models/model.pt: not weights alone: {told}; save a state_dict") from error
+        if not isinstance(content, Mapping):
+            raise FaultError(f"models/model.pt: {type(content).__name__}, no state of a network; save a state_dict")
         if "model" in content:
             raise FaultError("models/model.pt: the state lies under 'model'; save it alone, as ckpt_export reads it")
         state: Mapping[str, Tensor] = content
         return state
+
+    def network(self) -> nn.Module:
+        """The network as the inference configuration has it; FaultError where it cannot be made."""
+        parser = self.parser("inference")
+        try:
+            network: nn.Module = parser.get_parsed_content("network_def")
+        except Exception as error:  # whatever its components raise
+            told = what(self, cause_of(error))
+            raise FaultError(f"configs/inference.yaml: network_def: cannot be made: {told}; correct it") from error
+        return network
 
     def parser(self, name: str) -> ConfigParser:
         """A configuration with the made films in place of its data."""
@@ -105,6 +144,30 @@ class Subject:
         return {name: value for name, value in own.items() if name in config}
 
 
+def ours(error: BaseException) -> bool:
+    """Whether an error is of one of this project's kinds, whose messages name file, field and cure."""
+    return type(error).__module__.startswith("rtda.")
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The first cause, or the first error of ours on the way to it: MONAI wraps whatever a component raises."""
+    while error.__cause__ is not None and not ours(error):
+        error = error.__cause__
+    return error
+
+
+def what(s: Subject, error: BaseException) -> str:
+    """What an error is and says, in one line; that of ours says enough."""
+    return str(error) if ours(error) else f"{type(error).__name__}: {brief(s, first_line(error))}"
+
+
+def brief(s: Subject, text: str) -> str:
+    """What a library says, with files named within the bundle, and others without the folders that they lie in."""
+    for folder in (s.bundle.root, s.bundle.root.resolve(), s.scratch):
+        text = text.replace(f"{folder}/", "")
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", text)
+
+
 def _film(folder: Path, split: str, label: int, number: int) -> dict[str, Any]:
     """A film with black, white and noise, written; its item."""
     name = f"{split}-{label}-{number}.png"
@@ -126,21 +189,22 @@ def _files(s: Subject) -> None:
 def _changelog(s: Subject) -> None:
     version, changes = s.bundle.metadata.get("version"), s.bundle.metadata.get("changelog", {})
     if version not in changes:
-        raise FaultError(f"configs/metadata.json: changelog: nothing of version {version}; say what changed")
+        raise FaultError(f"{METADATA}: changelog: nothing of version {version}; say what changed")
 
 
 def _metadata(s: Subject) -> None:
+    meta = s.meta
     try:
-        verify_metadata(str(s.bundle.root / "configs/metadata.json"), filepath=str(SCHEMA))
+        verify_metadata(meta, filepath=str(SCHEMA))
     except Exception as error:
         cause = error.__cause__ or error
         place = getattr(cause, "json_path", "$").removeprefix("$.")
-        raise FaultError(f"configs/metadata.json: {place}: {first_line(cause)}") from error
+        raise FaultError(f"{METADATA}: {place}: {brief(s, first_line(cause))}; correct it") from error
 
 
 def _network(s: Subject) -> None:
-    meta = str(s.bundle.root / "configs/metadata.json")
-    verify_net_in_out("network_def", meta_file=meta, config_file=s.file("inference"), device="cpu")
+    s.network()  # else its fault is told as one of the metadata
+    verify_net_in_out("network_def", meta_file=s.meta, config_file=s.file("inference"), device="cpu")
 
 
 def _train(s: Subject) -> None:
@@ -158,23 +222,23 @@ def _inference(s: Subject) -> None:
 def _properties(s: Subject, kind: str, *names: str) -> None:
     """MONAI's required properties of a workflow; there is none for evaluation, which is an overlay on training."""
     files = [s.file(name) for name in names]
-    meta = str(s.bundle.root / "configs/metadata.json")
     options = {"workflow_type": kind, "logging_file": False}
     overrides = s.overrides(s.parser(names[0]).config)
-    workflow = ConfigWorkflow(config_file=files, meta_file=meta, **options, **overrides)
+    workflow = ConfigWorkflow(config_file=files, meta_file=s.meta, **options, **overrides)
     workflow.initialize()
     if wrong := workflow.check_properties():
         raise FaultError(
-            f"configs/{names[-1]}.yaml: {', '.join(map(str, wrong))}: not as MONAI's {kind} workflow has it"
+            f"configs/{names[-1]}.yaml: {', '.join(map(str, wrong))}: not as MONAI's {kind} workflow has it; add it"
         )
 
 
 def _ckpt_export(s: Subject) -> None:
+    _weights(s)  # else torch's errors tell what is wrong with them, and name no file
     ckpt_export(
         net_id="network_def",
         filepath=str(s.scratch / "model.ts"),
-        ckpt_file=str(s.bundle.root / "models/model.pt"),
-        meta_file=str(s.bundle.root / "configs/metadata.json"),
+        ckpt_file=str(s.weights()),
+        meta_file=s.meta,
         config_file=s.file("inference"),
         bundle_root=str(s.bundle.root),
     )
@@ -182,14 +246,22 @@ def _ckpt_export(s: Subject) -> None:
 
 # What they do not ask
 
+PRED = ("network_data_format", "outputs", "pred")
+OTHERS = "give the weights of configs/inference.yaml's network_def"
+
 
 def _weights(s: Subject) -> None:
-    network = s.parser("inference").get_parsed_content("network_def")
-    wanted, given = network.state_dict(), s.state
+    given = s.state
+    network = s.network()
+    wanted = network.state_dict()
     if unlike := sorted(set(wanted) ^ set(given)):
         raise FaultError(
-            f"models/model.pt: {unlike[0]}: only the {'network' if unlike[0] in wanted else 'file'} has it"
+            f"models/model.pt: {unlike[0]}: only the {'network' if unlike[0] in wanted else 'file'} has it; {OTHERS}"
         )
+    for name, value in wanted.items():
+        if given[name].shape != value.shape:
+            shapes = f"{list(given[name].shape)}, and {list(value.shape)} in the network"
+            raise FaultError(f"models/model.pt: {name}: {shapes}; {OTHERS}")
     network.load_state_dict(given)
 
 
@@ -197,33 +269,33 @@ def _checksums(s: Subject) -> None:
     stated = s.bundle.metadata.get("rtda")
     if stated is None:
         raise FaultError("configs/metadata.json: rtda: missing; rtda pack states what the weights are")
-    sums = stated["files_sha256"]
-    files = sorted(path for path in (s.bundle.root / "models").iterdir() if path.suffix == ".pt")
+    sums = s.stated("rtda", "files_sha256")
+    files = sorted((s.bundle.root / "models").glob("*.pt"))
     for path in files:
         name = f"models/{path.name}"
         if sums.get(name) != hashlib.sha256(path.read_bytes()).hexdigest():
             raise FaultError(f"{name}: checksum: not that of the metadata; pack the bundle again")
     if absent := sorted(set(sums) - {f"models/{path.name}" for path in files}):
         raise FaultError(f"{absent[0]}: missing, though the metadata state its checksum; pack the bundle again")
-    if stated["weights_sha256"] != weights_checksum(as_float32(s.state)):
+    if s.stated("rtda", "weights_sha256") != weights_checksum(as_float32(s.state)):
         raise FaultError("configs/metadata.json: rtda: weights_sha256: its evidence is of other weights; pack it again")
 
 
 def _classes(s: Subject) -> None:
     metadata, classes = s.bundle.metadata, s.bundle.classes
-    pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred = s.stated(*PRED)
     if sorted(pred["channel_def"], key=int) != [str(k) for k in range(len(classes))]:
         raise FaultError(
             f"configs/metadata.json: channel_def: {', '.join(pred['channel_def'])}, not 0 to {len(classes) - 1}"
         )
     if len(set(classes)) < len(classes):
         raise FaultError(f"configs/metadata.json: channel_def: {', '.join(classes)}; names must differ")
-    network = s.parser("inference").get_parsed_content("network_def").eval()
+    network = s.network().eval()
     outputs = network(_images(s)[:1]).shape[1]
     counts = {
         "channel_def": len(classes),
-        "num_channels": pred["num_channels"],
-        "spatial_shape": pred["spatial_shape"][-1],
+        "num_channels": s.stated(*PRED, "num_channels"),
+        "spatial_shape": s.stated(*PRED, "spatial_shape")[-1],
     }
     for field, count in counts.items():
         if count != outputs:
@@ -247,7 +319,7 @@ def _classes_of_the_list(s: Subject, classes: list[str]) -> None:
 
 def _value_range(s: Subject) -> None:
     """One range: what the metadata state, what both chains give, and within what the attack stays."""
-    low, high = s.bundle.metadata["network_data_format"]["inputs"]["image"]["value_range"]
+    low, high = s.stated("network_data_format", "inputs", "image", "value_range")
     train = s.parser("train")
     for name, x in (("inference", _images(s)), ("train", _made(s, Compose(train.get_parsed_content("preprocessing"))))):
         ends, near = (float(x.min()), float(x.max())), 0.01 * (high - low)
@@ -278,14 +350,16 @@ def _elsewhere(s: Subject) -> None:
     """Inference by the documented command, in a process of its own, in an empty folder."""
     films, out, empty = s.films, s.scratch / "elsewhere", s.scratch / "empty"
     empty.mkdir(exist_ok=True)
-    words = ["--config_file", s.file("inference"), "--bundle_root", str(s.bundle.root.resolve())]
+    s.weights()  # else MONAI takes its seconds to miss them
+    file, root = Path(s.file("inference")).resolve(), s.bundle.root.resolve()
+    words = ["--config_file", str(file), "--bundle_root", str(root)]
     words += ["--dataset_dir", str(films), "--output_dir", str(out)]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "monai.bundle", "run", *words]
     done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise FaultError(f"configs/inference.yaml: fails in a process of its own: {last[:200]}")
+        told = brief(s, raised(done.stderr) or f"exit status {done.returncode}")[:200].rstrip(". ")
+        raise FaultError(f"configs/inference.yaml: fails in a process of its own: {told}; correct it")
     rows = [line.split(",") for table in out.rglob("*.csv") for line in table.read_text().splitlines()]
     images = len([path for path in films.iterdir() if path.suffix == ".png"])
     sums = [sum(map(float, row[1:])) for row in rows]
@@ -293,6 +367,20 @@ def _elsewhere(s: Subject) -> None:
         raise FaultError(
             f"configs/inference.yaml: {len(rows)} rows of probabilities for {images} films; check its handlers"
         )
+
+
+def raised(stderr: str) -> str:
+    """The error that ended a process: the first cause of the last one, which MONAI wraps; empty where there is none.
+
+    Example:
+        >>> first = "Traceback (most recent call last):\\n  File 'a.py', line 1\\nKeyError: 'image'\\n"
+        >>> link = "\\nThe above exception was the direct cause of the following exception:\\n\\n"
+        >>> raised(first + link + first.replace("KeyError: 'image'", "RuntimeError: Failed to evaluate") + "more\\n")
+        "KeyError: 'image'"
+    """
+    last = stderr.rpartition("During handling of the above exception, another exception occurred:")[2]
+    found = re.search(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)", last, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -312,3 +400,14 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "inference elsewhere": _elsewhere,
 }
 """Name -> check, in the order in which they are shown."""
+ABOUT = {
+    "metadata schema": METADATA,
+    "checksums": f"{METADATA}: rtda",
+    "network in and out": f"{METADATA}: network_data_format",
+    "training workflow": "configs/train.yaml",
+    "evaluation workflow": "configs/train.yaml with configs/evaluate.yaml",
+    "ckpt_export": "configs/inference.yaml: network_def",
+    "classes": f"{METADATA}: network_data_format: outputs",
+    "value range": "configs/train.yaml or configs/inference.yaml: preprocessing",
+}
+"""Name -> file and field that a check is about, told where MONAI or torch raise errors of their own."""

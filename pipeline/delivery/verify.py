@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .bundle import Bundle
-from .checks import CHECKS, FaultError, Subject
+from .checks import ABOUT, CHECKS, Subject, cause_of, ours, what
 from .models import importable
-from .programs import first_line
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,14 @@ def found(subject: Subject, name: str) -> Finding:
         with _quiet(), importable(subject.bundle.root):
             CHECKS[name](subject)
     except Exception as error:  # MONAI, torch and strangers' components raise anything
-        while error.__cause__ is not None and not isinstance(error, FaultError):
-            error = error.__cause__  # type: ignore[assignment]
-        told = str(error) if isinstance(error, FaultError) else f"{type(error).__name__}: {first_line(error)}"
-        return Finding(name, told)
+        return Finding(name, _told(subject, name, error))
     return Finding(name)
+
+
+def _told(subject: Subject, name: str, error: BaseException) -> str:
+    cause = cause_of(error)
+    told = what(subject, cause)
+    return told if ours(cause) else f"{ABOUT.get(name, 'configs/inference.yaml')}: {told}; correct it"
 
 
 @contextmanager
