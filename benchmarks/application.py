@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/application.py
 
 Made DX films of 3000 x 2400 pixels at 12 bits, native, each a study of its own, answered by the chest bundle without
-its guard, as made films are unlike those of training. A process with one film and one with eleven: what ten more take is
+its guard, as made films are unlike those of training. One process has one film and one eleven: what ten more take is
 told for each. Prints Markdown.
 """
 
