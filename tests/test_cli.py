@@ -490,7 +490,7 @@ def test_a_folder_that_holds_something_is_not_trained_into(rtda, workshop, tiny)
         (["evaluate", "{runs}/rtda", "--preset", "views.yaml"], ["views.yaml", "radius", "unknown key"]),
         (["evaluate", "{runs}/rtda", "--processes", "0"], ["--processes: '0' is not a whole number ≥ 1"]),
         (["evaluate", "{runs}/rtda", "--split", "train"], ["--split"]),
-        (["evaluate", "{runs}/rtda", "--dataset-dir", "elsewhere"], ["image", "--dataset-dir"]),
+        (["evaluate", "{runs}/rtda", "--dataset-dir", "elsewhere"], ["dataset-dir", "elsewhere is no folder"]),
         (["report", "nowhere"], ["nowhere", "metrics.json"]),
         (["report", "run"], ["predictions.parquet", "rtda evaluate"]),
         (["compare", "{runs}/rtda"], ["B", "see rtda compare --help"]),

@@ -80,7 +80,7 @@ def uid(header: Dataset, name: str) -> str:
 
     Example:
         >>> header = Dataset()
-        >>> header.StudyInstanceUID, header.SOPInstanceUID = "1.2.840.9", "../evil"
+        >>> header.StudyInstanceUID, header.SOPInstanceUID = "1.2.840.9", "840"
         >>> uid(header, "StudyInstanceUID"), uid(header, "SOPInstanceUID"), uid(header, "SeriesInstanceUID")
         ('1.2.840.9', '', '')
     """
