@@ -214,7 +214,7 @@ def test_a_server_that_goes_in_the_middle_of_training_is_caught_up_with_later(ti
         assert len(client.get_metric_history(own, "train/loss")) < 20
         assert main(["track", "runs/new"]) == 0
         assert known.read_text().split() == [own]
-        assert [one.step for one in client.get_metric_history(own, "train/loss")] == [line["step"] for line in lines]
+        assert [one.step for one in client.get_metric_history(own, "train/loss")] == [line["epoch"] for line in lines]
         assert client.get_run(own).info.status == "FINISHED"
 
 
