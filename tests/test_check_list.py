@@ -103,6 +103,8 @@ def test_a_list_that_is_refused_is_refused_here_too(check, listed, tmp_path, cap
     assert "mine.json: patient_id: the same in train[0] (0.png) and test[0] (8.png)" in error
     assert main(["data", "check", str(tmp_path / "mine.json")]) == 2
     assert "mine.json: dataset-dir: missing" in capsys.readouterr().err
+    assert check("-o", str(tmp_path / "sheet.png"))[0] == 2
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_a_class_without_images_in_a_split_is_an_error(check, listed):

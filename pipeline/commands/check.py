@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Check; see ``rtda data check --help``. Status 1 if a file was refused."""
     quieten()
     if [Path(name).suffix for name in arguments.files] == [".json"]:
+        if arguments.output or arguments.markdown:
+            raise ValueError(f"{Path(arguments.files[0]).name}: output: a list is told in lines only; leave it out")
         return check_list.run(arguments, FilmReader(chosen(arguments.bundle, arguments.choose)))
     for out in (Path(out) for out in (arguments.output, arguments.markdown) if out):
         if out.is_dir():
