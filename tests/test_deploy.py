@@ -1,11 +1,13 @@
 """The generated application: what lies in it, and, with MONAI Deploy, that it runs in a process of its own."""
 
 import base64
+import contextlib
 import csv
 import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -13,17 +15,24 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pydicom
 import pytest
+import torch
 import yaml
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from rtda.pipeline.cli import main
-from rtda.pipeline.delivery.bundle import Run
+from rtda.pipeline.delivery.bundle import Run, find_bundle, read_yaml
 from rtda.pipeline.delivery.deploy import package_wheel
+from rtda.pipeline.delivery.programs import CARRIED
 from rtda.pipeline.delivery.structured_report import CLASSES
+from rtda.pipeline.networks import Standardized
+from rtda.pipeline.views import plain
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROOT = Path(__file__).parents[1]
@@ -34,10 +43,78 @@ def deployed(workshop, folder, *options, **changes):
     """The application of the phantom's bundle with changed metadata."""
     with zipfile.ZipFile(workshop / "rtda.zip") as archive:
         archive.extractall(folder)
-    path = folder / "phantom_rtda/configs/metadata.json"
+    return applied(folder / "phantom_rtda", folder / "APP", *options, **changes)
+
+
+def applied(bundle, app, *options, **changes):
+    path = bundle / "configs/metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert main(["deploy", str(path.parents[1]), "-o", str(folder / "APP"), *options]) == 0
-    return folder / "APP"
+    assert main(["deploy", str(bundle), "-o", str(app), *options]) == 0
+    return app
+
+
+class Witness(torch.nn.Module):
+    """In place of a network: writes each image that reaches it to a file, and tells by its logits which it was."""
+
+    def __init__(self, file: str):
+        super().__init__()
+        self.file = file
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = 1 + int(self.seen.item()) * x.numel()  # a file that grows loses its first byte
+        kept = torch.from_file(self.file, True, first + x.numel())[first:]
+        kept.copy_(x.flatten())
+        told = torch.stack([0 * kept.sum(), 0.01 * self.seen[0]])  # of what was kept, or the compiler leaves it out
+        self.seen += 1
+        return told[None]
+
+
+def witnessed(app, folder):
+    """Replace an application's network by a witness; returns the file it will write."""
+    carried = dict.fromkeys(CARRIED, "")
+    torch.jit.load(app / "model/model.ts", _extra_files=carried)
+    torch.jit.save(torch.jit.script(Witness(str(folder / "seen"))), app / "model/model.ts", _extra_files=carried)
+    return folder / "seen"
+
+
+def called(image):
+    """Which call of the witness answered an image of the JSON."""
+    negative, positive = image["probabilities"].values()
+    return round(100 * math.log(positive / negative))
+
+
+def trained(bundle, folder):
+    """SOP instance and frame -> the tensors that training's chain makes of the files that have it."""
+    parser = ConfigParser(read_yaml(bundle / "configs/train.yaml"))
+    chain, reader = Compose(parser.get_parsed_content("preprocessing")), parser.get_parsed_content("reader")
+    made = defaultdict(list)
+    for file in filter(Path.is_file, sorted(folder.rglob("*"))):
+        with contextlib.suppress(Exception):  # what cannot be read, as the application leaves it out
+            uid = pydicom.dcmread(file, stop_before_pixels=True, force=True).get("SOPInstanceUID")
+            frames = reader.frames(file)
+            for number, image in frames.items():
+                with contextlib.suppress(Exception):
+                    tensor = plain(chain({"image": str(image), "label": 0})["image"])
+                    made[uid, number + 1 if len(frames) > 1 else None].append(tensor)
+    return made
+
+
+def inferred(bundle, folder, tmp_path):
+    """The tensors that reach the network of ``rtda infer``."""
+    seen = []
+
+    def keep(module, given):
+        if isinstance(module, Standardized):
+            seen.append(given[0][0].clone())
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(keep):
+        main(["infer", str(bundle), str(folder), "-o", str(tmp_path / "out.csv")])
+    return seen
+
+
+def counted(tensors):
+    return Counter(tensor.numpy().tobytes() for tensor in tensors)
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +253,8 @@ class TestInAProcessOfItsOwn:
 
         return write
 
-    def run(self, app, tmp_path, out="out", model="-m {}/model/model.ts"):
-        command = f"ulimit -s 32768; exec {sys.executable} {app / 'app'} -i input -o {out} {model.format(app)}"
+    def run(self, app, tmp_path, out="out", model="-m {}/model/model.ts", given="input"):
+        command = f"ulimit -s 32768; exec {sys.executable} {app / 'app'} -i {given} -o {out} {model.format(app)}"
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         (tmp_path / "input").mkdir(exist_ok=True)
         return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment)
@@ -199,6 +276,44 @@ class TestInAProcessOfItsOwn:
         before = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert self.run(app, tmp_path).returncode == 0
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+    def compared(self, bundle, folder, tmp_path):
+        """The images that the application answers, after each tensor was compared."""
+        app = applied(bundle, tmp_path / "APP", trained_on={}, selection={"burned_in": "keep", "repeats": "all"})
+        file = witnessed(app, tmp_path)
+        self.run(app, tmp_path, given=folder)
+        chain = trained(bundle, folder)
+        shape = next(iter(chain.values()))[0].shape
+        seen = torch.from_numpy(np.fromfile(file, np.float32)[1:]).reshape(-1, *shape)
+        told = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+        images = {(image["sop_instance_uid"], image.get("frame")): image for study in told for image in study["images"]}
+        for key, image in images.items():
+            assert any(torch.equal(seen[called(image)], tensor) for tensor in chain[key]), key
+        of_training = counted(tensor for tensors in chain.values() for tensor in tensors)
+        assert counted(seen) <= of_training == counted(inferred(bundle, folder, tmp_path))
+        return images
+
+    def test_bit_for_bit_the_same_tensor_reaches_the_network_as_in_training_and_inference(
+        self, workshop, films, make_lut, tmp_path
+    ):
+        lut = make_lut(range(255, -1, -1))
+        for number, photometric in enumerate(("MONOCHROME1", "MONOCHROME2")):
+            for inside, fields in enumerate(({}, {"VOILUTSequence": [lut]}, {"WindowCenter": 100, "WindowWidth": 50})):
+                name = "x" * (3 * number + inside + 1)
+                films(name, f"1.2.840.9.{len(name)}", PhotometricInterpretation=photometric, **fields)
+        with zipfile.ZipFile(workshop / "rtda.zip") as archive:
+            archive.extractall(tmp_path)
+        images = self.compared(tmp_path / "phantom_rtda", tmp_path / "input", tmp_path)
+        assert len(images) == len({called(image) for image in images.values()}) == 6
+
+    @pytest.mark.data
+    def test_of_every_real_file_too(self, real_data, tmp_path):
+        bundle = Path(shutil.copytree(find_bundle("chest_xray_rtda").root, tmp_path / "chest_xray_rtda"))
+        images = self.compared(bundle, real_data / "dicom_reader/files", tmp_path)
+        polarities = Counter(image["decided"]["polarity"] for image in images.values())
+        assert len(images) >= 30
+        assert polarities["inverted (MONOCHROME1)"] >= 2
+        assert polarities["as stored (MONOCHROME2)"] >= 10
 
     def test_an_empty_folder_and_a_corrupt_file_are_errors(self, app, films, tmp_path):
         done = self.run(app, tmp_path)
