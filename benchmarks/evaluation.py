@@ -1,10 +1,11 @@
 """Where an evaluation spends its time, and what memory it takes as views and images become more.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--size 64] [--images 128]
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--size 64] [--images 128] [--films FOLDER]
 
 A half-width ResNet18 on random films that lie in memory, by the presets; one thread. *Model* is forward and backward
 passes, those of attacks included; *views* is what makes shifted images; *rows* is writing the parts. Each row is a
-process of its own, whose greatest memory is stated. Prints Markdown.
+process of its own, whose greatest memory is stated. With a folder, also how many films of it are loaded in a second: an
+evaluation loads each once, before all its views. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import ResNet
 from rtda.pipeline.commands.evaluating import flat_views
 from rtda.pipeline.delivery.bundle import find_views
+from rtda.pipeline.delivery.preprocessing import of_films
 from rtda.pipeline.evidence.evaluation import Evaluation, described, named
 from rtda.pipeline.networks import Standardized, with_norm
+from rtda.transforms.reader import FilmReader
 from torch import Tensor, nn
 
 
@@ -98,11 +101,23 @@ def measured(name: str, size: int, images: int, result: Any) -> None:
     result.put(json.dumps([len(views), total, model / total, shifted / total, before, after]))
 
 
+def loaded(folder: Path, size: int, count: int) -> float:
+    """Films that are read and resized in a second, as bundles do it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    chain = of_films(FilmReader(), (size, size)).chain
+    chain({"image": str(files[0])})
+    start = time.perf_counter()
+    for path in files[:: max(1, len(files) // count)][:count]:
+        chain({"image": str(path)})
+    return min(count, len(files)) / (time.perf_counter() - start)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--films", type=Path)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     print("| preset | views | images | images × views/s | model | views | rows, rest | memory, MiB |")
@@ -117,6 +132,8 @@ def main() -> None:
             cells = [name, count, images, f"{count * images / total:.0f}", f"{model:.0%}", f"{shifted:.0%}"]
             cells += [f"{1 - model - shifted:.0%}", f"{after:.0f} ({before:.0f} before)"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    if arguments.films:
+        print(f"\nLoading: {loaded(arguments.films, arguments.size, arguments.images):.0f} films/s")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _train(verbs: Any, argv: Sequence[str]) -> None:
     train.add_argument(
         "bundle", metavar="NAME", help="bundle folder, zip, run folder (its bundle), or installed bundle"
     )
-    train.add_argument("--recipe", required=True, help="recipe name or YAML file")
+    train.add_argument("--recipe", help="recipe name or YAML file (default, with --resume: the run's own)")
     train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, as it was begun")
     train.add_argument("--dry-run", action="store_true", help="print the MONAI command and stop")
     train.add_argument(

@@ -417,7 +417,7 @@ PGD = "{_target_: rtda.pipeline.attacks.PGD, ball: {_target_: rtda.pipeline.ball
         (["--recipe", "latin.yaml"], ["latin.yaml: byte 2: not UTF-8"]),
         (["--recipe", "folder.yaml"], ["folder.yaml: recipe: "]),
         (["--recipe", "."], ["recipe: "]),
-        ([], ["--recipe"]),
+        ([], ["train: recipe: missing; give --recipe"]),
         (["--recipe", "rtda", "--radius-224", -1], ["radius"]),
         (["--recipe", "rtda", "--radius-224", "nan"], ["--radius-224: 'nan' is not a number"]),
         (["--recipe", "rtda", "--radius-224", 0], ["radius"]),

@@ -104,7 +104,7 @@ def test_a_run_is_resumed_without_repeating_its_options(workshop, tmp_path):
     shutil.copytree(workshop / "runs/rtda", run)
     (run / "best.pt").unlink()
     (run / "last.pt").unlink()  # as if it had been stopped in its first epoch
-    assert main(["train", "phantom_rtda", "--recipe", "rtda", "--resume", str(run)]) == 0
+    assert main(["train", "phantom_rtda", "--resume", str(run)]) == 0
     for name in ("best.pt", "last.pt"):
         assert same(run, workshop / "runs/rtda", name)
     assert lines(run) == lines(workshop / "runs/rtda")

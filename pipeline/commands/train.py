@@ -32,10 +32,10 @@ from . import made, quieten
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; see ``rtda train --help``."""
-    bundle, recipe = find_bundle(arguments.bundle), find_recipe(arguments.recipe)
+    bundle, resumed = find_bundle(arguments.bundle), find_run(arguments.resume) if arguments.resume else None
+    recipe = find_recipe(arguments.recipe or _recipe_of(resumed))
     given = {name: getattr(arguments, name) for name in ROOT_IDS if getattr(arguments, name) is not None}
     _refuse_unknown(bundle, given)
-    resumed = find_run(arguments.resume) if arguments.resume else None
     overrides = _of_run(bundle, resumed, given) if resumed else _named(bundle, recipe, given)
     files = [bundle.config("train"), recipe]
     command = monai_command(bundle, files, overrides)
@@ -95,6 +95,14 @@ def _readable(value: Any) -> str:
     texts = [str(value), repr(value)]
     texts = [*(text.replace("'", '"') for text in texts), *texts]
     return next(text for text in texts if DefaultParseValue(text) == value)
+
+
+def _recipe_of(resumed: Run | None) -> str:
+    """The name of a run's recipe; whether that still says the same is checked with all other settings."""
+    if resumed is None:
+        raise BundleError("train: recipe: missing; give --recipe with a name or a YAML file")
+    name: str = resumed.facts["recipe"]
+    return name
 
 
 def _refuse_unknown(bundle: Bundle, given: Iterable[str]) -> None:
