@@ -18,7 +18,7 @@ from rtda.pipeline.delivery.application import run
 from rtda.pipeline.delivery.bundle import find_bundle
 from rtda.pipeline.delivery.structured_report import (
     CLASSES,
-    Answer,
+    Reported,
     Reporter,
     ReportError,
     clean,
@@ -49,7 +49,7 @@ def header(write_film, tmp_path):
 
 
 def made(header, probability=0.8, by=BY, **options):
-    return structured_report([Answer(header, {"normal": 1 - probability, "pneumonia": probability})], by, **options)
+    return structured_report([Reported(header, {"normal": 1 - probability, "pneumonia": probability})], by, **options)
 
 
 def reread(report):
@@ -125,7 +125,7 @@ def test_the_same_answers_give_the_same_uids_and_other_weights_other_ones(header
 def test_several_images_have_a_group_each_and_a_frame_is_named(header):
     second = clean(header)[0]
     second.SOPInstanceUID = "1.2.840.99.4"
-    answers = [Answer(header, {"pneumonia": 0.1}), Answer(second, {"pneumonia": 0.9}, frame=2)]
+    answers = [Reported(header, {"pneumonia": 0.1}), Reported(second, {"pneumonia": 0.9}, frame=2)]
     report, _ = structured_report(answers, BY)
     groups = reread(report).content.get_image_measurement_groups()
     assert [group.source_images[0].referenced_frame_numbers for group in groups] == [None, [2]]
@@ -175,9 +175,9 @@ def test_what_a_report_could_not_refer_to_is_refused(header):
     other = clean(header)[0]
     other.PatientID = "somebody else"
     with pytest.raises(ReportError, match=r"^PatientID: several among the images of one report"):
-        structured_report([Answer(header, {"pneumonia": 0.1}), Answer(other, {"pneumonia": 0.1})], BY)
+        structured_report([Reported(header, {"pneumonia": 0.1}), Reported(other, {"pneumonia": 0.1})], BY)
     with pytest.raises(ReportError, match="findings: no code for any of normal"):
-        structured_report([Answer(header, {"normal": 1.0})], BY)
+        structured_report([Reported(header, {"normal": 1.0})], BY)
 
 
 def test_a_derived_uid_is_one(header):

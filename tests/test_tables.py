@@ -28,12 +28,16 @@ def figures(recipe, score, **more):
         "intervals": "95% percentile bootstrap over patients, 1000 draws, seed 0",
         "checksum_list": "ab" * 32,
         "checksum_weights": "cd" * 32,
-        "views": {view: {metric: [score, score - 0.05, score + 0.05] for metric in metrics} for view in VIEWS},
+        "views": {
+            view: {**{metric: [score, score - 0.05, score + 0.05] for metric in metrics}, "severity": 5}
+            for view in VIEWS
+        },
         "constant": dict.fromkeys(metrics, 0.5),
         "attacks": {"worst_case_balanced_accuracy": [score, score - 0.05, score + 0.05]},
         "shifts": {
             **{name: [score, score - 0.05, score + 0.05] for name in ("mean_error", "worst_case_balanced_accuracy")},
-            **{"of": {"blur": ["blur_4", "blur_5"]}, "worst": "blur_5", "worst_balanced_accuracy": [score, None, None]},
+            **{"of": {"contrast_down": ["contrast_down_5"]}, "worst": "contrast_down_5"},
+            "worst_balanced_accuracy": [score, None, None],
         },
         "masking": {"verdict": "believable"} if recipe == "rtda" else None,
         "training": {"epochs": 12, "best_epoch": 9, "seconds": 1234, "computed_in": "float32"},
@@ -73,10 +77,29 @@ def test_the_floor_is_told_for_each_recipe_and_missed_where_it_is(folder):
 def test_what_holds_over_all_views_stands_in_a_table_of_its_own(folder):
     made = SCRIPT["tables"](SCRIPT["read"](folder))
     title, _, *rows = made.split("**Over attacks")[1].split("\n\n")[1].splitlines()
-    assert "over 1 kinds of shift at 2 severities" in made
+    assert "over 1 kinds of shift at one severity" in made
     assert title.split(" | ")[1] == "right under every attack"
-    assert rows[0].startswith("| standard | 70.0 (65.0–75.0) | 70.0 (65.0–75.0) | blur 5: 70.0 (–––) |")
+    assert rows[0].startswith("| standard | 70.0 (65.0–75.0) | 70.0 (65.0–75.0) | contrast down 5: 70.0 (–––) |")
     assert [row.split(" | ")[-1] for row in rows] == ["not run |", "believable |"]
+
+
+def test_five_severities_have_a_row_for_each_kind_of_shift(tmp_path):
+    names = [f"blur_{severity}" for severity in range(1, 6)]
+    for recipe, score in (("rtda", 0.9), ("standard", 0.7)):
+        one = figures(recipe, score)
+        for severity, name in enumerate(names, 1):
+            value = [score - 0.1 * severity, None, None]
+            told = {"severity": severity, "parameter": f"kernel {severity}"}
+            one["views"][name] = {**one["views"]["clean"], "balanced_accuracy": value, **told}
+        one["shifts"]["of"] = {"blur": names}
+        (tmp_path / f"{recipe}-0.json").write_text(json.dumps(one))
+    made = SCRIPT["tables"](SCRIPT["read"](tmp_path))
+    assert "over 1 kinds of shift at 5 severities" in made
+    shown = made.split("**Under each shift at severity ")[1:]
+    assert [text.split(" of 5: ")[0] for text in shown] == ["3", "3", "5", "5"]
+    head, _, row = shown[1].split("\n\n")[1].splitlines()
+    assert head == "| shift | standard | rtda |"
+    assert row == "| blur: kernel 3 | 40.0 (–––) | **60.0** (–––) |"
 
 
 def test_the_floor_is_of_its_own_image_size(folder):

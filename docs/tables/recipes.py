@@ -1,6 +1,7 @@
 """Tables of a page from the measured figures of a bundle's recipes.
 
     python docs/tables/recipes.py results/chest_xray docs/chest_xray.md
+    python docs/tables/recipes.py results/chest_xray_study docs/chest_xray_study.md
     python docs/tables/recipes.py results/chest_xray_224 docs/chest_xray_224.md
 
 Every `<recipe>-<seed>.json` of the folder is what `rtda evaluate` wrote as metrics.json. The tables replace what stands
@@ -44,6 +45,8 @@ FLOOR = {  # recipe -> view -> (AUROC, balanced accuracy at 0.5), per cent
 FLOOR_SIZE = 64
 SLACK = 3  # points below the first trial that still count as reached
 
+SHOWN, RANKED = (3, 5), ("auroc", "balanced_accuracy")  # severities and metrics of these tables; the files hold all
+
 Figures = dict[str, Any]
 
 
@@ -65,7 +68,10 @@ def tables(found: Sequence[Figures]) -> str:
         f"ε is ℓ2 {first['training_radius']:.3g} at {first['image_size']} × {first['image_size']}. In bold: the best."
     )
     floor = [_floor(found)] if first["image_size"] == FLOOR_SIZE else []
-    return "\n\n".join([head, *(_metric(found, metric) for metric in METRICS), _across(found), *floor, _made(found)])
+    metrics = [_metric(found, metric) for metric in METRICS]
+    grid = severities(found) == [1, 2, 3, 4, 5]
+    shifts = [_by_shift(found, severity, metric) for severity in SHOWN for metric in RANKED] if grid else []
+    return "\n\n".join([head, *metrics, _across(found), *shifts, *floor, _made(found)])
 
 
 def _metric(found: Sequence[Figures], metric: str) -> str:
@@ -85,8 +91,7 @@ def _metric(found: Sequence[Figures], metric: str) -> str:
 
 def _across(found: Sequence[Figures]) -> str:
     """What holds over all attacks up to ε and over all shifts that were evaluated, and whether it can be believed."""
-    kinds = len(found[0]["shifts"]["of"])
-    severities = sum(map(len, found[0]["shifts"]["of"].values())) / kinds
+    kinds, steps = len(found[0]["shifts"]["of"]), len(severities(found))
     rows = [
         [
             _name(one, found),
@@ -98,10 +103,29 @@ def _across(found: Sequence[Figures]) -> str:
         ]
         for one in found
     ]
-    each = "one severity" if severities == 1 else f"{severities:g} severities"
+    each = "one severity" if steps == 1 else f"{steps} severities"
     title = f"**Over attacks up to ε, and over {kinds} kinds of shift at {each}**, in %"
     head = ["recipe", "right under every attack", "mean error over shifts", "worst shift", "right under every shift"]
     return f"{title}\n\n" + _markdown([*head, "gradient-masking checks"], rows)
+
+
+def severities(found: Sequence[Figures]) -> list[int]:
+    """The severities that were evaluated."""
+    views = {view: found[0]["views"][view] for views in found[0]["shifts"]["of"].values() for view in views}
+    return sorted({one["severity"] for one in views.values()})
+
+
+def _by_shift(found: Sequence[Figures], severity: int, metric: str) -> str:
+    """What each recipe keeps under each kind of shift at one severity."""
+    rows = []
+    for kind, views in found[0]["shifts"]["of"].items():
+        (view,) = (view for view in views if found[0]["views"][view]["severity"] == severity)
+        figures = [one["views"][view][metric] for one in found]
+        best = _text("", max(value for value, *_ in figures))
+        cells = [_bounded("", three).replace(best, f"**{best}**", _text("", three[0]) == best) for three in figures]
+        rows.append([f"{kind.replace('_', ' ')}: {found[0]['views'][view]['parameter']}", *cells])
+    title = f"**Under each shift at severity {severity} of 5: {METRICS[metric]}**"
+    return f"{title}\n\n" + _markdown(["shift", *(_name(one, found) for one in found)], rows)
 
 
 def _bounded(metric: str, figures: Sequence[float | None]) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 from ..data.lists import file_of
 from ..files import write_whole
 from .infer import Answer, Classifier, prefix_of, reason
-from .structured_report import CLASSES, RESEARCH, Reporter, ReportError, structured_report
-from .structured_report import Answer as Reported
+from .structured_report import CLASSES, RESEARCH, Reported, Reporter, ReportError, structured_report
 from .studies import DONE, FAILED, REFUSED, File, Study, grouped, silent, values, worst
 
 SELECTION = {"burned_in": ("reject", "keep"), "repeats": ("last", "all")}

@@ -74,7 +74,7 @@ class Reporter:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reported:
     """What was answered on one image.
 
     Attributes:
@@ -88,7 +88,9 @@ class Answer:
     frame: int | None = None
 
 
-def structured_report(answers: Sequence[Answer], by: Reporter, sr_class: str = CLASSES[0]) -> tuple[Dataset, list[str]]:
+def structured_report(
+    answers: Sequence[Reported], by: Reporter, sr_class: str = CLASSES[0]
+) -> tuple[Dataset, list[str]]:
     """The report of the images of one study, and the names of attributes that were not valid and are empty in it.
 
     Args:
@@ -144,7 +146,7 @@ def structured_report(answers: Sequence[Answer], by: Reporter, sr_class: str = C
     return report, list(emptied)
 
 
-def _groups(answer: Answer, by: Reporter) -> Iterator[Any]:
+def _groups(answer: Reported, by: Reporter) -> Iterator[Any]:
     """A measurement group for each class that has a code."""
     from highdicom import sr
 
