@@ -143,6 +143,11 @@ FAULTS = {
         "privacy",
         r"^docs/README\.md: line 2: an absolute path; remove it",
     ),
+    "a path and an address": (
+        edit("docs/README.md", ("\n", "\nOf somebody@example.org, from /home/somebody/films.\n")),
+        "privacy",
+        r"^docs/README\.md: line 2: an absolute path; remove it; after it, 1 more$",
+    ),
     "a film": (leave("docs/film", bytes(128) + b"DICM"), "privacy", r"^docs/film: DICOM: images and archives"),
     "an address of a host": (
         edit("configs/train.yaml", ("seed: 0", "seed: 0  # see http://ris.example.org")),

@@ -342,8 +342,8 @@ def _made(s: Subject, chain: Callable[[Any], Any]) -> Tensor:
 
 
 def _private(s: Subject) -> None:
-    if found := next(secrets(s.bundle.root), None):
-        raise FaultError(found)
+    if found := list(secrets(s.bundle.root)):
+        raise FaultError(found[0] + (f"; after it, {len(found) - 1} more" if found[1:] else ""))
 
 
 def _elsewhere(s: Subject) -> None:
