@@ -291,6 +291,12 @@ def _evaluate(verbs: Any) -> None:
     evaluate.add_argument(
         "--num-workers", type=size, default=0, help="loader workers of each process (default: %(default)s)"
     )
+    evaluate.add_argument(
+        "--batch-size",
+        type=count,
+        default=64,
+        help="images loaded at once (default: %(default)s); the table is the same",
+    )
     evaluate.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     foreign = evaluate.add_argument_group("any classifier, instead of a run")
     foreign.add_argument(

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.transforms import NormalizeIntensity, NormalizeIntensityd, ScaleIntensity, ScaleIntensityd
+from monai.transforms import (
+    HistogramNormalized,
+    NormalizeIntensity,
+    NormalizeIntensityd,
+    ScaleIntensity,
+    ScaleIntensityd,
+    ScaleIntensityRangePercentilesd,
+)
 from torch import Tensor, nn
 
 Statistics = tuple[Tensor, Tensor]
@@ -60,16 +67,31 @@ def holding(network: nn.Module, clean: Tensor) -> nn.Module:
     It shares the network's weights. A network without a :class:`Normalisation` among its stages is returned as it is.
 
     Args:
-        network: a ``Sequential`` with a normalisation at its top level, or any other.
+        network: a ``Sequential`` with normalisations at its top level, or any other.
         clean: (B, C, *spatial), which an attack starts from; it keeps their rows.
     """
-    stages = list(network) if isinstance(network, nn.Sequential) else []
-    for place, stage in enumerate(stages):
-        if isinstance(stage, Normalisation):
-            with torch.no_grad():
-                before = nn.Sequential(*stages[:place])(clean)
-            return nn.Sequential(*stages[:place], stage.holding(before), *stages[place + 1 :])
-    return network
+    stages: list[Any] = list(network) if isinstance(network, nn.Sequential) else []
+    places = [place for place, stage in enumerate(stages) if isinstance(stage, Normalisation)]
+    if not places:
+        return network
+    with torch.no_grad():
+        for place in range(places[-1] + 1):
+            if place in places:
+                stages[place] = stages[place].holding(clean)
+            clean = stages[place](clean)
+    return nn.Sequential(*stages)
+
+
+def of_each_image(transform: Any) -> bool:
+    """Whether a MONAI dictionary transform scales each image by its own intensities: after it, ε differs by image.
+
+    Source: ``monai/transforms/intensity/dictionary.py`` of MONAI 1.6.
+    """
+    if isinstance(transform, NormalizeIntensityd):
+        return transform.normalizer.subtrahend is None or transform.normalizer.divisor is None
+    if isinstance(transform, ScaleIntensityd):
+        return transform.scaler.minv is not None or transform.scaler.maxv is not None
+    return isinstance(transform, (HistogramNormalized, ScaleIntensityRangePercentilesd))
 
 
 def normalisation_of(transform: Any) -> Normalisation | None:

@@ -72,17 +72,6 @@ def test_a_program_is_evaluated_as_the_run_that_it_came_from(workshop, network, 
     }  # fmt: skip
 
 
-@pytest.mark.process
-@pytest.mark.slow
-def test_two_processes_make_the_table_of_one(network, listed, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.jit.trace(network, torch.rand(2, 1, 32, 32)).save("net.ts")
-    for count in ("1", "2"):
-        assert main(["evaluate", "--model", "net.ts", *listed, *STATED, "-o", count, "--processes", count]) == 0
-    one, two = (read_table(Path(count, "predictions.parquet")) for count in ("1", "2"))
-    assert one.equals(two, check_metadata=True)
-
-
 def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--model", str(workshop / "rtda.zip"), *listed, "-o", "out"]) == 0

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rtda.pipeline.attacks import PGD
+from monai.transforms import NormalizeIntensity
+from rtda.pipeline.attacks import FGSM, PGD
 from rtda.pipeline.balls import L2, Linf
 from rtda.pipeline.evidence.gate import CURVE, MEANINGS, Check, Gate, comparisons, not_run, verdict_of
 from rtda.pipeline.evidence.masking import balanced_rows, check_masking, planting
 from rtda.pipeline.laws import check_view
 from rtda.pipeline.networks import AsCalled
+from rtda.pipeline.normalisation import holding, normalisation_of
 from torch import nn
 
 BALL = L2(0.7)
@@ -253,6 +255,18 @@ def test_a_constant_network_is_named_and_nothing_else_is_asked(networks, answer,
     assert found.failed == ["one class"]
     assert {check.note for check in found.checks[1:-2]} == {"not run: it answers one class"}
     assert found.facts["passes"] == {"forward": 1.0, "forward and backward": 0.0}
+
+
+def test_a_normalisation_in_the_network_holds_the_clean_image_s_statistics_as_in_evaluation():
+    """Its last weights see the mean of an image, which a z-score hides and an attack that holds it does not."""
+    (x, y), stage = cohort(2, 32, seed=2), normalisation_of(NormalizeIntensity())
+    network = train(nn.Sequential(stage, nn.Flatten(), nn.Linear(144, 2)), *cohort(2, 480, seed=1), 100)
+    with torch.no_grad():
+        network[2].weight[1] += 1
+    attack = FGSM(BALL)
+    standing = [float((f(attack(f, x, y)).argmax(1) == y).float().mean()) for f in (network, holding(network, x))]
+    assert standing[1] == 0 < 0.9 < standing[0]
+    assert gate(network).accuracies["FGSM"] == 0
 
 
 # Without gradients

@@ -30,7 +30,7 @@ from rtda.pipeline.delivery.stages import InRange, LogOdds
 from rtda.pipeline.evidence.evaluation import Evaluation, weights_checksum
 from rtda.pipeline.evidence.table import read_table
 from rtda.pipeline.laws import check_view
-from rtda.pipeline.normalisation import holding
+from rtda.pipeline.normalisation import Normalisation, holding
 from rtda.pipeline.views import Clean
 from rtda.transforms.reader import FilmReader
 from torch import nn
@@ -384,16 +384,61 @@ def test_postprocessing_tells_that_a_network_gives_logits(target, bundle, frames
         checked(replace(model, output=None), frames, CLASSES)
 
 
-def test_what_is_not_normalised_last_leaves_attacks_out(bundle, frames):
-    """Its images are z-scores: --value-range makes them images, but ε would be of another size in each."""
-    root = bundle([*STEPS[:2], STEPS[4], STEPS[2], STEPS[5]])
+OWN_RANGE = {"_target_": "ScaleIntensityd", "keys": "image"}
+PERCENTILES = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 1, "upper": 99}
+PERCENTILES |= {"b_min": 0, "b_max": 1}
+HISTOGRAM = {"_target_": "HistogramNormalized", "keys": "image", "min": 0, "max": 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        ([STEPS[4], STEPS[2]], "NormalizeIntensityd"),
+        ([OWN_RANGE, STEPS[2]], "ScaleIntensityd"),
+        ([OWN_RANGE, STEPS[2], STEPS[4]], "ScaleIntensityd"),
+        ([STEPS[2], PERCENTILES], "ScaleIntensityRangePercentilesd"),
+        ([STEPS[2], PERCENTILES, STEPS[4]], "ScaleIntensityRangePercentilesd"),
+        ([STEPS[2], HISTOGRAM], "HistogramNormalized"),
+    ],
+)
+def test_where_each_image_is_scaled_by_its_own_intensities_before_the_end_no_attack_is_made(
+    steps, named, bundle, frames
+):
+    """--value-range makes such numbers images, but ε would be of another size in each."""
+    root = bundle([*STEPS[:2], *steps, STEPS[5]])
     model = checked(load_model(str(root), Stated(value_range=(-10, 10))), frames, CLASSES)
     assert model.perturbed == "nothing"
     (line,) = model.left_out
-    assert line.startswith("attacks: preprocessing normalises each image before Resized")
+    told = f"attacks: preprocessing scales each image by its own intensities ({named}), so that ε differs by image"
+    assert line == f"{told}; clean and shifted images remain"
     with torch.no_grad():
         expected = resnet()(own_images(root, frames))
     torch.testing.assert_close(logits(model, images(model, frames)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [[OWN_RANGE, STEPS[4]], [STEPS[4], OWN_RANGE], [OWN_RANGE, STEPS[5], STEPS[4]]])
+def test_several_normalisations_at_the_end_move_inside_and_are_all_held(steps, bundle, frames):
+    root = bundle([*STEPS[:4], *steps])
+    model = checked(load_model(str(root), FOREIGN), frames, CLASSES)
+    assert (model.perturbed, model.left_out) == ("gradient", ())
+    x = images(model, frames)
+    with torch.no_grad():
+        expected = resnet()(own_images(root, frames))
+        torch.testing.assert_close(logits(model, x), expected, rtol=1e-4, atol=1e-4)
+        stages = [stage for stage in holding(model.network, x) if isinstance(stage, Normalisation)]
+    assert len(stages) == 2
+    assert all(stage.held for stage in stages)
+    torch.testing.assert_close(
+        logits(replace(model, network=holding(model.network, x)), x), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_normalisation_by_given_numbers_may_stand_anywhere(bundle, frames):
+    fixed = {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": 127.5, "divisor": 127.5}
+    model = checked(
+        load_model(str(bundle([*STEPS[:2], fixed, STEPS[2]])), Stated(value_range=(-1, 1))), frames, CLASSES
+    )
+    assert (model.perturbed, model.left_out) == ("gradient", ())
 
 
 def test_a_scaling_to_fixed_numbers_needs_no_module(bundle, frames):

@@ -50,7 +50,7 @@ def compute(evaluations: Sequence[Evaluation], arguments: argparse.Namespace) ->
 
 def _compute(evaluations: Sequence[Evaluation], arguments: argparse.Namespace, rank: int = 0) -> None:
     for evaluation in evaluations:
-        evaluation.run(rank, arguments.processes, arguments.num_workers)
+        evaluation.run(rank, arguments.processes, arguments.num_workers, arguments.batch_size)
 
 
 def _start_others(arguments: argparse.Namespace) -> list[subprocess.Popen[bytes]]:

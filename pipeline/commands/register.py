@@ -24,7 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
 def evaluated_and_registered(run: Run) -> None:
     """For a run just trained: evaluated on validation by the quick preset, since evidence goes with the model."""
     options = {"split": "validation", "preset": find_views("quick"), "checkpoint": "best", "dataset_dir": None}
-    options |= {"processes": 1, "threads": 1, "num_workers": 0, "rank": None, "model": None, "words": []}
+    options |= {"processes": 1, "threads": 1, "num_workers": 0, "batch_size": 64}
+    options |= {"rank": None, "model": None, "words": []}
     evaluate.run(argparse.Namespace(run=run, **options))
     registered(run, run.bundle.name, ALIAS)
 

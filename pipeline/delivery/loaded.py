@@ -121,7 +121,7 @@ def assembled(
     version = {"version": metadata["version"]} if "version" in metadata else {}
     model = LoadedModel(
         name=name,
-        network=staged(scaled, repeated, parts.normalisation, network),
+        network=staged(scaled, repeated, *parts.normalisations, network),
         transform=ToUnit(parts.chain, value_range if own else (0.0, 1.0), name),
         classes=classes,
         output=stated.output,
@@ -140,7 +140,7 @@ def _notes(parts: Cut, value_range: tuple[float, float], repeated: Repeated | No
         yield "value_range: {:g} to {:g} is [0, 1] of the images, and the unit of ε".format(*value_range)
     if repeated is not None:
         yield f"channels: the film is repeated on {repeated.channels} inside the model; the ball lies on the film"
-    if parts.normalisation is not None:
+    if parts.normalisations:
         yield "normalisation: inside the model; while an attack moves an image, its statistics are the clean image's"
 
 

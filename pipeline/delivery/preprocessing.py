@@ -7,20 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.transforms import (
-    CastToTyped,
-    Compose,
-    EnsureTyped,
-    Identityd,
-    LoadImaged,
-    NormalizeIntensityd,
-    Resized,
-    ToDeviced,
-    ToTensord,
-)
+from monai.transforms import CastToTyped, Compose, EnsureTyped, Identityd, LoadImaged, Resized, ToDeviced, ToTensord
 from torch import Tensor
 
-from ..normalisation import Normalisation, normalisation_of
+from ..normalisation import Normalisation, normalisation_of, of_each_image
 from ..views import plain
 from .programs import ModelError
 
@@ -34,27 +24,30 @@ class Cut:
 
     Attributes:
         chain: item -> item with its image, (C, *spatial).
-        normalisation: its last step, as a module; None where it does not end in one.
+        normalisations: its last steps, as modules; none where it does not end in one.
         fault: why ε has no meaning on the chain's images; "" where it has.
     """
 
     chain: Compose
-    normalisation: Normalisation | None = None
+    normalisations: tuple[Normalisation, ...] = ()
     fault: str = ""
 
 
 def cut(preprocessing: Any) -> Cut:
-    """Preprocessing as MONAI's bundles state it, a transform or several, without the normalisation that it ends in."""
+    """Preprocessing as MONAI's bundles state it, a transform or several, without the normalisations that it ends in."""
     whole = preprocessing if isinstance(preprocessing, Compose) else Compose(preprocessing)
     steps = list(whole.flatten().transforms)
-    acting = [n for n, step in enumerate(steps) if not isinstance(step, _OF_THE_TYPE)]
-    normalisation = normalisation_of(steps[acting[-1]]) if acting else None
-    if normalisation is not None:
-        del steps[acting[-1]]
-    early = [n for n, step in enumerate(steps) if isinstance(step, NormalizeIntensityd)]
-    after = [type(step).__name__ for n in early for step in steps[n + 1 : n + 2]]
-    fault = f"preprocessing normalises each image before {after[0]}, so that ε differs by image" if after else ""
-    return Cut(Compose(steps, lazy=whole.lazy), normalisation, fault)
+    last: list[Normalisation] = []
+    for n in reversed(range(len(steps))):
+        if isinstance(steps[n], _OF_THE_TYPE):
+            continue
+        if (normalisation := normalisation_of(steps[n])) is None:
+            break
+        last.insert(0, normalisation)
+        del steps[n]
+    scaling = next((type(step).__name__ for step in steps if of_each_image(step)), None)
+    told = f"preprocessing scales each image by its own intensities ({scaling}), so that ε differs by image"
+    return Cut(Compose(steps, lazy=whole.lazy), tuple(last), told if scaling else "")
 
 
 def of_films(reader: Any, image_size: Sequence[int]) -> Cut:

@@ -135,13 +135,20 @@ class Evaluation:
             shutil.rmtree(self.parts, ignore_errors=True)
             write_whole(claim, content)
 
-    def run(self, rank: int = 0, ranks: int = 1, num_workers: int = 0) -> None:
-        """Compute the parts of shards rank, rank + ranks, … that are not there yet."""
-        todo = [k for k in range(rank, len(self.shards), ranks) if not all(map(Path.is_file, self._parts_of(k)))]
+    def run(self, rank: int = 0, ranks: int = 1, num_workers: int = 0, batch_size: int = SHARD) -> None:
+        """Compute the parts of shards rank, rank + ranks, … that are not there yet.
+
+        Args:
+            rank: which of the processes this is.
+            ranks: how many there are.
+            num_workers: processes that load images for this one.
+            batch_size: images that are loaded at once; the model sees whole shards, whatever it is.
+        """
+        todo = [k for k in range(rank, len(self.shards), ranks) if self._missing(k)]
         title = f"evaluate {self.record.get('recipe', 'model')} on {self.record.get('split', 'images')}"
         with exact(self.threads), frozen(self.model):
-            for k, batch in zip(progress(todo, title), self._batches(todo, num_workers), strict=True):
-                self._shard(k, plain(batch["image"]).to(self.device), _labels(batch["label"]).to(self.device))
+            for k, (x, y) in zip(progress(todo, title), self._loaded(todo, num_workers, batch_size), strict=True):
+                self._shard(k, x.to(self.device), y.to(self.device))
 
     def table(self, facts: Mapping[str, Any]) -> pa.Table:
         """The rows of all parts, view by view in list order."""
@@ -156,25 +163,44 @@ class Evaluation:
         """Remove the parts, once the table is safely written."""
         shutil.rmtree(self.parts, ignore_errors=True)
 
-    def _batches(self, todo: Sequence[int], num_workers: int) -> Iterator[Any]:
-        """The shards as batches. What a worker raises comes as text: here it is raised again, as what it is."""
+    def _loaded(self, todo: Sequence[int], num_workers: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of each shard, cut from the loader's batches."""
+        rows = [row for k in todo for row in self.shards[k]]
+        loaded = (pair for batch in self._batches(rows, num_workers, batch_size) for pair in zip(*batch, strict=True))
+        for k in todo:
+            x, y = zip(*itertools.islice(loaded, len(self.shards[k])), strict=True)
+            yield torch.stack(x), torch.stack(y)
+
+    def _batches(self, rows: Sequence[int], num_workers: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels. What a worker raises comes as text: here it is raised again, as what it is."""
         films = Dataset(list(self.items), self.transform)
-        shards = [self.shards[k] for k in todo]
-        loader = DataLoader(films, batch_sampler=shards, num_workers=num_workers, generator=torch.Generator())
-        batches = iter(loader)
-        for shard in shards:
+        loading = {"batch_size": batch_size, "num_workers": num_workers, "generator": torch.Generator()}
+        batches = iter(DataLoader(films, sampler=rows, **loading))
+        for start in range(0, len(rows), batch_size):
             try:
                 batch = next(batches)
             except Exception:
-                for row in shard if num_workers else ():
+                for row in rows[start : start + batch_size] if num_workers else ():
                     films[row]
                 raise
-            yield batch
+            yield plain(batch["image"]), _labels(batch["label"])
+
+    def _missing(self, k: int) -> set[str]:
+        """Names of a shard's views that have no part yet."""
+        return {name for name in self.views if not self._part(k, name).is_file()}
+
+    def _needed(self, missing: set[str]) -> Iterator[tuple[str, View]]:
+        """The views to be made in order: those that are missing, and parents, of which only the tensor is wanted."""
+        needed = set(missing)
+        for name, view in reversed(self.views.items()):
+            if name in needed and (parent := parent_of(view)):
+                needed.add(parent)
+        return ((name, view) for name, view in self.views.items() if name in needed)
 
     def _shard(self, k: int, x: Tensor, y: Tensor) -> None:
-        made: dict[str, Tensor] = {}
+        made, missing = dict[str, Tensor](), self._missing(k)
         parents = {parent_of(view) for view in self.views.values()}  # no other view is kept: memory stays the same
-        for name, view in self.views.items():
+        for name, view in self._needed(missing):
             seed = derived_seed(self.seed, name, k)
             set_rnd(view, seed)
             with forked(seed, self.device):
@@ -183,9 +209,10 @@ class Evaluation:
                 images = view(model, start, y)
             if name in parents:
                 made[name] = images
-            with torch.no_grad():
-                logits = model(images).float()
-            write_part(self._rows(k, name, x, images, y, logits), self._part(k, name))
+            if name in missing:
+                with torch.no_grad():
+                    logits = model(images).float()
+                write_part(self._rows(k, name, x, images, y, logits), self._part(k, name))
 
     def _rows(self, k: int, name: str, clean: Tensor, x: Tensor, y: Tensor, logits: Tensor) -> list[dict[str, Any]]:
         if logits.ndim != 2 or not bool(logits.isfinite().all()):
@@ -209,9 +236,6 @@ class Evaluation:
 
     def _part(self, k: int, name: str) -> Path:
         return self.parts / f"{k:05d}-{name}.parquet"
-
-    def _parts_of(self, k: int) -> list[Path]:
-        return [self._part(k, name) for name in self.views]
 
 
 def _labels(collated: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..normalisation import holding
 from ..seeding import derived_seed, forked
 from ..views import View
 from .evaluation import SHARD
@@ -27,11 +28,20 @@ class WithoutGradient(nn.Module):
 
 
 class Counted(nn.Module):
-    """The network, counting the images that it is asked about."""
+    """The network, counting the images that it is asked about.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: (B, C, *spatial) -> logits (B, K).
+        passes: kind of pass -> images so far; counted on there.
+    """
+
+    def __init__(self, model: nn.Module, passes: dict[str, int]) -> None:
         super().__init__()
-        self.model, self.passes = model, {"forward": 0, "forward and backward": 0}
+        self.model, self.passes = model, passes
+
+    def around(self, clean: Tensor) -> Counted:
+        """The network that attacks on these images ask, as evaluation has it; counted together with this one."""
+        return Counted(holding(self.model, clean), self.passes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 logits."""
@@ -58,7 +68,7 @@ class Subject:
     """The network and the images that it is asked about; every shard has a seed for every purpose.
 
     Args:
-        model: (B, C, *spatial) -> logits (B, K).
+        model: the network.
         x: (n, C, *spatial) float32 within the bounds.
         y: (n,) classes.
         bounds: range of valid intensities.
@@ -66,7 +76,7 @@ class Subject:
         offset: (n, K), added to the logits; None is 0.
     """
 
-    model: nn.Module
+    model: Counted
     x: Tensor
     y: Tensor
     bounds: tuple[float, float]
@@ -76,7 +86,8 @@ class Subject:
     def shards(self, purpose: str) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
         """(model, x, y) of each shard, torch's generator seeded for it."""
         for k, rows in enumerate(torch.arange(len(self.x), device=self.x.device).split(SHARD)):
-            model = self.model if self.offset is None else Shifted(self.model, self.offset[rows])
+            around = self.model.around(self.x[rows])
+            model = around if self.offset is None else Shifted(around, self.offset[rows])
             with forked(derived_seed(self.seed, purpose, k), self.x.device):
                 yield model, self.x[rows], self.y[rows]
 
