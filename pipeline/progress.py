@@ -15,14 +15,16 @@ T = TypeVar("T")
 
 
 def progress(items: Collection[T], title: str) -> Iterator[T]:
-    """Go through ``items`` and say how far it is; without a terminal one line at the start, at the end, and between.
+    """Go through ``items`` and say how far it is, and how long the rest will take at the same pace.
+
+    Without a terminal there is a line at the start, at the end, and every half minute between.
 
     Example:
         >>> for letter in progress("abc", "letters"):
         ...     pass
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=title)
+        yield from tqdm(items, desc=title, smoothing=0)
         return
     total, start = len(items), time.monotonic()
     _line(f"{title}: 0/{total}")
@@ -31,7 +33,8 @@ def progress(items: Collection[T], title: str) -> Iterator[T]:
         yield item
         now = time.monotonic()
         if now >= due or done == total:
-            _line(f"{title}: {done}/{total} ({now - start:.0f} s)")
+            left = f", about {(now - start) * (total - done) / done:.0f} s left" if done < total else ""
+            _line(f"{title}: {done}/{total} ({now - start:.0f} s{left})")
             due = now + PAUSE
 
 

@@ -1,19 +1,24 @@
 """``rtda evaluate --model``: any classifier by one command; what cannot be asked of it is left out and said."""
 
 import json
+import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
+from monai.networks.nets import DenseNet121, ResNet
+from PIL import Image
 from rtda.pipeline.cli import main
 from rtda.pipeline.delivery.bundle import find_views, read_yaml
 from rtda.pipeline.evidence.table import facts_of, read_table
 from rtda.pipeline.handlers import load_checkpoint
 from sklearn.metrics import roc_auc_score
+from test_models import RESNET, write_foreign, write_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")
 
@@ -72,6 +77,14 @@ def test_a_program_is_evaluated_as_the_run_that_it_came_from(workshop, network, 
     }  # fmt: skip
 
 
+def test_a_run_as_a_model_has_the_radius_and_views_of_its_training(workshop, listed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--model", str(workshop / "runs/rtda"), *listed, "-o", "out"]) == 0
+    facts = facts_of(read_table(Path("out/predictions.parquet")))
+    assert (facts["training_radius"], facts["reference"], facts["seen"]) == (0.125, False, ["brightness", "contrast"])
+    assert main(["compare", str(workshop / "runs/rtda"), "out", "-o", "both.md"]) == 0
+
+
 def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--model", str(workshop / "rtda.zip"), *listed, "-o", "out"]) == 0
@@ -79,6 +92,7 @@ def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp
     made = read_table(Path("out/predictions.parquet"))
     assert facts_of(made)["training_radius"] == 0.125
     assert facts_of(made)["reference"] is False
+    assert facts_of(made)["seen"] == ["brightness", "contrast"]
     for view in ("clean", "pgd20_l2_0.125", "gaussian_noise_5"):
         np.testing.assert_allclose(logits(Path("out/predictions.parquet"), view), logits(run, view), atol=1e-3)
     before = Path("out/predictions.parquet").read_bytes()
@@ -89,12 +103,95 @@ def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp
     assert Path("out/predictions.parquet").read_bytes() == before
 
 
+def listed_below(folder, files):
+    """Options of a list of these files, by turns of two classes: a third of them validation."""
+    items = [
+        {"image": path.name, "label": n % 2, "image_id": f"i{n}", "patient_id": f"p{n}"} for n, path in enumerate(files)
+    ]
+    splits = {"train": [], "validation": items[: len(items) // 3], "test": items[len(items) // 3 :]}
+    content = {"name": "foreign", "classes": ["normal", "pneumonia"], **splits}
+    (folder / "list.json").write_text(json.dumps(content))
+    return ["--data-list", str(folder / "list.json"), "--dataset-dir", str(folder)]
+
+
+OWN = """
+evaluation_views:
+- {_target_: rtda.pipeline.views.Clean}
+- "$attacks.FGSM(@attack.ball)"
+- _target_: rtda.pipeline.views.PerImage
+  transform: {_target_: RandGaussianNoise, prob: 1.0}
+- _target_: rtda.pipeline.views.augmented_by
+  transforms: {_target_: rtda.transforms.shifts.grid, kinds: [contrast_down, jpeg], severities: [1, 5]}
+"""
+
+
+def test_a_foreign_bundle_with_its_normalisation_is_evaluated_whole(tmp_path, monkeypatch, capsys):
+    """Of the shape of the model zoo's endoscopic_inbody_classification; views as a user writes his own."""
+    monkeypatch.chdir(tmp_path)
+    rng, files = np.random.default_rng(0), [tmp_path / f"{n}.png" for n in range(30)]
+    for path in files:
+        Image.fromarray(rng.integers(1, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    root = write_foreign(tmp_path / "inbody")
+    Path("own.yaml").write_text(f"masking_images: 16\n{OWN}")
+    words = ["evaluate", "--model", str(root), *listed_below(tmp_path, files), "--value-range", "0,255"]
+    assert main([*words, "--preset", "own.yaml", "-o", "out"]) == 0
+    assert "inbody: normalisation: inside the model; while an attack moves" in capsys.readouterr().out
+    table = read_table(Path("out/predictions.parquet"))
+    test = ["clean", "fgsm_l2_0.247", "RandGaussianNoise", "contrast_down_1", "contrast_down_5", "jpeg_1", "jpeg_5"]
+    assert list(dict.fromkeys(table["view"].to_pylist())) == test
+    stated = json.loads(Path("out/metrics.json").read_text())
+    assert stated["masking"]["facts"]["images"] == {"0": 8, "1": 8}
+    assert set(stated["masking"]["accuracies"]) > {"PGD-20", "PGD-100 × 5"}
+    page = re.sub("<[^>]*>", "", Path("out/report.html").read_text())
+    assert f"Gradient-masking checks: inbody {stated['masking']['verdict']}" in " ".join(page.split())
+
+
+def test_a_foreign_bundle_of_volumes_is_evaluated_without_what_is_of_films(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng, files = np.random.default_rng(0), [tmp_path / f"{n}.nii.gz" for n in range(12)]
+    for path in files:
+        nib.save(nib.Nifti1Image(rng.random((10, 12, 14), dtype=np.float32), np.eye(4)), path)
+    steps = [
+        {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
+        {"_target_": "Resized", "keys": "image", "spatial_size": [8, 8, 8]},
+        {"_target_": "EnsureTyped", "keys": "image"},
+    ]
+    network = RESNET | {"spatial_dims": 3, "n_input_channels": 1}
+    weights = ResNet(**network).state_dict()
+    root = write_foreign(tmp_path / "nodule", steps, {"_target_": "ResNet", **network}, weights)
+    Path("own.yaml").write_text(OWN)
+    words = ["evaluate", "--model", str(root), *listed_below(tmp_path, files), "--preset", "own.yaml", "-o", "out"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "nodule: shifts: jpeg: of films, and its images are volumes" in out
+    assert "reference radius l2 0.202 at 8 x 8 x 8: RMS 2.28 grey levels of 255" in out
+    table = read_table(Path("out/predictions.parquet"))
+    test = ["clean", "fgsm_l2_0.202", "RandGaussianNoise", "contrast_down_1", "contrast_down_5"]
+    assert list(dict.fromkeys(table["view"].to_pylist())) == test
+    page = Path("out/report.html").read_text()
+    assert "at 8 × 8 × 8, RMS 2.28 grey levels" in page
+    assert "jpeg: of films, and its images are volumes" in page
+    assert not Path("out/examples.npz").exists()
+
+
+def test_a_foreign_densenet_in_torchscript_is_evaluated(cohort, listed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = DenseNet121(spatial_dims=2, in_channels=3, out_channels=2).eval()
+    torch.jit.save(torch.jit.trace(model, torch.rand(1, 3, 32, 32), check_trace=False), "densenet.ts")
+    Path("own.yaml").write_text(OWN)
+    words = ["evaluate", "--model", "densenet.ts", *listed, *STATED, "--channels", "3", "--preset", "own.yaml"]
+    assert main([*words, "-o", "out"]) == 0
+    assert "densenet: channels: the film is repeated on 3 inside the model" in capsys.readouterr().out
+    clean = logits(Path("out/predictions.parquet"))
+    assert clean.shape == (28, 2)
+    assert not np.allclose(clean, logits(Path("out/predictions.parquet"), "fgsm_l2_0.286"), atol=1e-4)
+
+
 def test_a_model_without_gradients_gets_random_search_and_the_report_says_why(
     network, listed, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    from test_models import write_onnx
-
     write_onnx(network, Path("net.onnx"), size=32)
     preset = read_yaml(find_views("quick")) | {"masking_images": 16}
     Path("checked.yaml").write_text(yaml.safe_dump(preset))

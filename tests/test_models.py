@@ -6,6 +6,7 @@ import sys
 import warnings
 import zipfile
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -272,20 +273,20 @@ def frames(tmp_path_factory):
 def bundle(tmp_path):
     """Write a bundle folder with other steps, network or metadata; weights are those of ``resnet()``."""
 
-    def write(steps=STEPS, network=None, weights=None, metadata=METADATA, postprocessing=()):
-        root = tmp_path / "inbody"
-        (root / "configs").mkdir(parents=True)
-        (root / "models").mkdir()
-        config = {"imports": ["$import torch"], "image_key": "image", "bundle_root": "."}
-        config["network_def"] = network or {"_target_": "ResNet", **RESNET}
-        config["preprocessing"] = {"_target_": "Compose", "transforms": steps}
-        config["postprocessing"] = {"_target_": "Compose", "transforms": list(postprocessing)}
-        (root / "configs/inference.json").write_text(json.dumps(config))
-        (root / "configs/metadata.json").write_text(json.dumps(metadata))
-        torch.save(resnet().state_dict() if weights is None else weights, root / "models/model.pt")
-        return root
+    return partial(write_foreign, tmp_path / "inbody")
 
-    return write
+
+def write_foreign(root, steps=STEPS, network=None, weights=None, metadata=METADATA, postprocessing=()):
+    (root / "configs").mkdir(parents=True)
+    (root / "models").mkdir()
+    config = {"imports": ["$import torch"], "image_key": "image", "bundle_root": "."}
+    config["network_def"] = network or {"_target_": "ResNet", **RESNET}
+    config["preprocessing"] = {"_target_": "Compose", "transforms": steps}
+    config["postprocessing"] = {"_target_": "Compose", "transforms": list(postprocessing)}
+    (root / "configs/inference.json").write_text(json.dumps(config))
+    (root / "configs/metadata.json").write_text(json.dumps(metadata))
+    torch.save(resnet().state_dict() if weights is None else weights, root / "models/model.pt")
+    return root
 
 
 def resnet():

@@ -1,6 +1,7 @@
 """Progress: plain lines where there is no terminal, a bar where there is one."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -25,7 +26,8 @@ def test_without_a_terminal_there_is_a_line_at_the_start_every_half_minute_and_a
         seen.append(item)
         clock["now"] += 10
     assert seen == list(range(8))
-    assert capsys.readouterr() == ("", "films: 0/8\nfilms: 3/8 (30 s)\nfilms: 6/8 (60 s)\nfilms: 8/8 (80 s)\n")
+    between = "films: 3/8 (30 s, about 50 s left)\nfilms: 6/8 (60 s, about 20 s left)\n"
+    assert capsys.readouterr() == ("", f"films: 0/8\n{between}films: 8/8 (80 s)\n")
 
 
 def test_the_first_line_stands_before_the_first_item_is_done(capsys, clock):
@@ -49,6 +51,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
     terminal = terminal_in(monkeypatch)
     assert list(progress("abc", "letters")) == list("abc")
     assert "letters: 100%" in terminal.getvalue()
+    assert re.search(r"letters: 100%.*\[\d\d:\d\d<\d\d:\d\d,", terminal.getvalue())  # taken, and left
 
 
 def test_every_bar_of_training_has_its_epoch_in_its_title(monkeypatch):

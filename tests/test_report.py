@@ -441,6 +441,23 @@ def test_random_search_is_called_by_what_it_is(tmp_path):
     assert "Worst of 100 random perturbations ℓ2 ε = 0.25 at 28 × 28" in text
 
 
+def test_objective_and_restarts_of_an_attack_are_told(tmp_path):
+    frame = make_table().to_pandas()
+    frame["view"] = frame["view"].replace("fgsm_l2_0.25", "pgd100_margin_x5_l2_0.25")
+    table = pa.Table.from_pandas(frame, COLUMNS, preserve_index=False)
+    table = table.replace_schema_metadata(make_table().schema.metadata)
+    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    assert "PGD-100 on the margin, 5 starts ℓ2 ε = 0.25 at 28 × 28" in text
+
+
+@pytest.mark.parametrize("seen", [{}, {"seen": ["unstated"]}])
+def test_where_nothing_says_what_was_seen_no_shift_counts_as_unforeseen(seen, tmp_path):
+    page = write_report([with_shifts(make_table(**seen))], [], tmp_path / "r.html", "t").read_text()
+    section = re.search('id="shifts".*?</section>', page, flags=re.DOTALL)[0]
+    marks = re.findall(r"--share: [\d.]+\">[\d.]+([†?]?)<", section)
+    assert marks[:3] == ["", "?", "?"]
+
+
 def test_many_shifts_are_a_map_and_curves_and_not_in_the_table_of_results(tmp_path):
     tables = [with_shifts(make_table("standard", seen=[])), with_shifts(make_table("rtda", seen=["blur", "contrast"]))]
     page = write_report(tables, [], tmp_path / "r.html", "t").read_text()
@@ -459,7 +476,7 @@ def test_many_shifts_are_a_map_and_curves_and_not_in_the_table_of_results(tmp_pa
     assert [plain(head).split(" σ")[0].strip() for head, _ in rows] == ["clean", "blur", "low dose"]
     summary = [summarise(table).set_index(["split", "view"])["balanced_accuracy"] for table in tables]
     for view, (_, cells) in zip(("clean", "blur_3", "low_dose_3"), rows, strict=True):
-        found = re.findall(r"--share: ([\d.]+)\">([\d.]+)(†?)<", cells)
+        found = re.findall(r"--share: ([\d.]+)\">([\d.]+)([†?]?)<", cells)
         expected = [one.loc["test", view].iloc[0] for one in summary]
         assert [float(text) for _, text, _ in found] == pytest.approx([100 * value for value in expected], abs=0.051)
         shares = [max(0, (value - 0.5) / 0.5) for value in expected]

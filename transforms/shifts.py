@@ -243,10 +243,10 @@ class Shift:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What the evaluation says of it: family, group, severity, and the parameter, such as ``factor 0.4``."""
+        """What the evaluation says of it: family, group, severity, parameter (``factor 0.4``); flat, if it is."""
         kind = SHIFTS[self.kind]
-        stated = kind.stated(self.severity)
-        return {"family": "shift", "group": kind.group, "severity": self.severity, "parameter": stated}
+        stated, flat = kind.stated(self.severity), {"flat": True} if kind.flat else {}
+        return {"family": "shift", "group": kind.group, "severity": self.severity, "parameter": stated, **flat}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return shifted images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     items = {name: lists.load(arguments.data_list, arguments.dataset_dir, name) for name in names}
     loaded, several = load_model(arguments.model, _stated(arguments), FilmReader()), bool(listed.get("multilabel"))
     model = checked(loaded, items[arguments.split], listed["classes"], several)
-    if arguments.rank is None:
-        _tell(model)
     parser = _preset(model, arguments)
     attack = parser.get_parsed_content("attack")
-    views = possible(named(list(flat_views(made(parser, "evaluation_views")))), model, attack.ball)
+    model, views = of_its_images(model, named(list(flat_views(made(parser, "evaluation_views")))))
+    views = possible(views, model, attack.ball)
+    if arguments.rank is None:
+        _tell(model)
     evaluations = [
         Evaluation(
             model.network,
@@ -146,6 +148,17 @@ def reference(model: LoadedModel) -> Ball:
     return L2(RADIUS_224 * math.sqrt(math.prod(model.image_size) * model.channels) / 224)
 
 
+def of_its_images(model: LoadedModel, views: Mapping[str, View]) -> tuple[LoadedModel, dict[str, View]]:
+    """The views that have a meaning on films, or on volumes; the model says what is left out."""
+    flat = [name for name, view in views.items() if len(model.image_size) > 2 and described(view).get("flat")]
+    if not flat:
+        return model, dict(views)
+    kinds = ", ".join(dict.fromkeys(name.rpartition("_")[0].replace("_", " ") for name in flat))
+    line = f"shifts: {kinds}: of films, and its images are volumes"
+    rest = {name: view for name, view in views.items() if name not in flat}
+    return replace(model, left_out=(*model.left_out, line)), rest
+
+
 def possible(views: Mapping[str, View], model: LoadedModel, ball: Ball) -> dict[str, View]:
     """The views that can be asked of a model: without gradients, random search stands in for all attacks."""
     if model.perturbed == "gradient":
@@ -165,13 +178,16 @@ def _record(model: LoadedModel) -> dict[str, Any]:
 
 def _facts(model: LoadedModel, ball: Ball) -> dict[str, Any]:
     """What the table's metadata says of a model of which nothing but the file may be known."""
+    own = model.facts.get("rtda", {})
     return {
+        **({"seen": own["seen"]} if "seen" in own else {}),
         "image_size": side(model),
+        "dimensions": len(model.image_size),
         "channels": model.channels,
         "consistency_weight": None,
         "training_radius": ball.radius,
         "training_norm": ball.norm,
-        "reference": not model.facts.get("rtda", {}).get("attack"),
+        "reference": not own.get("attack"),
         "training_precision": "not stated",
         "left_out": list(model.left_out),
         "notes": list(model.notes),

@@ -157,9 +157,10 @@ def versions() -> dict[str, str]:
 def readable(summary: Any, facts: Mapping[str, Any]) -> str:
     """The summary as lines for a terminal, under lines that say what ε and the shifts are."""
     norm, radius, size = facts["training_norm"], facts["training_radius"], facts["image_size"]
-    grey = rms_grey_levels(radius, size, facts["channels"], norm)
-    word = "reference" if facts.get("reference") else "training"
-    head = [f"{word} radius {norm} {radius:.3g} at {size} x {size}: RMS {grey:.2f} grey levels of 255"]
+    dimensions = facts.get("dimensions", 2)
+    grey = rms_grey_levels(radius, size, facts["channels"], norm, dimensions)
+    word, shape = "reference" if facts.get("reference") else "training", " x ".join([str(size)] * dimensions)
+    head = [f"{word} radius {norm} {radius:.3g} at {shape}: RMS {grey:.2f} grey levels of 255"]
     shifts = summary.drop_duplicates("view").dropna(subset="parameter")
     head += [f"{view}: {parameter}" for view, parameter in zip(shifts["view"], shifts["parameter"], strict=True)]
     shown = ["recipe", "split", "view", "n", "auroc", "balanced_accuracy", "accuracy", "brier", "ece"]

@@ -66,8 +66,8 @@ def _under(model: nn.Module, name: str, view: View, x: Tensor, y: Tensor) -> tup
 def shown(evaluation: Evaluation, reader: Any) -> list[int]:
     """The first images of each class, in order, without those whose header says that text is burnt in.
 
-    Such text may name the patient, and reports are passed on. The bundle's ``reader`` tells; without one that does,
-    none is left out.
+    Such text may name the patient, and reports are passed on. The bundle's ``reader`` tells, and what it cannot read
+    is not shown; without one that does, none is left out.
     """
     rows: dict[int, list[int]] = {}
     for row, item in enumerate(evaluation.items):
@@ -80,7 +80,10 @@ def shown(evaluation: Evaluation, reader: Any) -> list[int]:
 def _burnt_in(reader: Any, image: str) -> bool:
     if not hasattr(reader, "get_data"):
         return False
-    _, meta = reader.get_data(reader.read(image))
+    try:
+        _, meta = reader.get_data(reader.read(image))
+    except Exception:  # a file that the model's own preprocessing reads
+        return True
     return bool(meta.get("film_burned_in") == "YES")
 
 

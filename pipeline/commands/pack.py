@@ -68,6 +68,7 @@ def evidence(run: Run, checkpoint: str = "best") -> dict[str, Any]:
         "training_prior": facts["training_prior"],
         "training_sampling": _sampling(run),
         "attack": _attack(facts),
+        "seen": facts["seen"],
         "choices": _choices(run),
         "weights_sha256": facts["checksum_weights"],
         "data_list_sha256": facts["checksum_list"],

@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from ..evidence.evaluation import weights_checksum
+from ..views import seen
 from .bundle import Bundle, Run, find_bundle, find_run, is_run
 from .loaded import LoadedModel, Stated, assembled
 from .pack import inference_config
@@ -98,8 +99,14 @@ def _of_function(name: str, stated: Stated, reader: Any) -> LoadedModel:
 
 
 def _of_run(run: Run, stated: Stated) -> LoadedModel:
+    parser = ConfigParser(dict(run.settings))
+    ball, size = parser.get_parsed_content("attack").ball, parser.get_parsed_content("image_size")
+    own = {
+        "attack": {"norm": ball.norm, "radius": ball.radius, "image_size": size},
+        "seen": sorted(seen(parser.get_parsed_content("views"))),
+    }
     facts = {"kind": "run", "recipe": run.facts["recipe"], "seed": run.settings.get("seed"), "checkpoint": "best"}
-    return _of_config(run.bundle, inference_config(run), run.folder / "best.pt", stated, facts)
+    return _of_config(run.bundle, inference_config(run), run.folder / "best.pt", stated, facts | {"rtda": own})
 
 
 def _of_bundle(bundle: Bundle, stated: Stated) -> LoadedModel:

@@ -48,11 +48,11 @@ def named(views: Sequence[View]) -> dict[str, View]:
 
 
 def name_of(view: Any) -> str:
-    """The name that a view, or the transform inside it, gives itself."""
+    """The name that a view, or the transform inside it, gives itself; else that of its class."""
     if parent := parent_of(view):
         return f"{name_of(view.view)}_from_{parent}"
-    name: str = view.name if hasattr(view, "name") else view.inner.name
-    return name
+    inner = getattr(view, "inner", view)
+    return next((str(one.name) for one in (view, inner) if hasattr(one, "name")), type(inner).__name__)
 
 
 def described(view: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ..attacks import FGSM, PGD, frozen
 from ..attacks.pgd import check_images, margin
 from ..balls import Ball
+from ..progress import progress
 from ..seeding import derived_seed
 from ..views import plain
 from .evaluation import SHARD, exact
@@ -222,7 +223,7 @@ def _scaled(ball: Ball, factor: float) -> Ball:
 def _restarted(s: Subject, ball: Ball) -> Tensor:
     """(n,) whether each image withstands every restart; steps double from one to the next; the fallen are left out."""
     standing = torch.ones_like(s.y, dtype=torch.bool)
-    for factor in STEPS:
+    for factor in progress(STEPS, "masking checks: PGD-100 from five starts"):
         attack = PGD(ball, 100, step_size=factor * ball.radius, bounds=s.bounds, objective="margin")
         if len(rows := standing.nonzero()[:, 0]):
             standing[rows] = s.of(rows).answers(f"PGD-100 {factor}", attack) == s.y[rows]

@@ -145,16 +145,17 @@ def validated_temperature(table: pa.Table) -> float | None:
     return None if len(rules) > 1 or math.isnan(rules[0].temperature) else rules[0].temperature
 
 
-def rms_grey_levels(radius: float, image_size: int, channels: int = 1, norm: str = "l2") -> float:
+def rms_grey_levels(radius: float, image_size: int, channels: int = 1, norm: str = "l2", dimensions: int = 2) -> float:
     """Root mean square change, in grey levels of 255, of a perturbation on the sphere of that radius.
 
-    ℓ2: radius / √(size² · channels) · 255. ℓ∞: radius · 255, an upper bound.
+    ℓ2: radius / √(size^dimensions · channels) · 255. ℓ∞: radius · 255, an upper bound.
 
     Args:
         radius: in intensity units of an image in [0, 1].
-        image_size: rows = columns, pixels.
+        image_size: rows = columns (= slices), pixels.
         channels: of the image that is perturbed.
         norm: "l2" or "linf".
+        dimensions: 2 of films, 3 of volumes.
 
     Raises:
         ValueError: another norm.
@@ -165,4 +166,4 @@ def rms_grey_levels(radius: float, image_size: int, channels: int = 1, norm: str
     """
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
-    return radius * 255 / (math.sqrt(image_size**2 * channels) if norm == "l2" else 1.0)
+    return radius * 255 / (math.sqrt(image_size**dimensions * channels) if norm == "l2" else 1.0)

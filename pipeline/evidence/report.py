@@ -28,6 +28,8 @@ from .results import AUROC, BALANCED, Column, Results, named, percent, read
 PRIORS = {"train": "Training prior", "own images": "Prior of the list’s own images, which has no train split"}
 MIDDLE = 3
 """Severity at which the shifts are compared."""
+UNKNOWN = {"not stated", "unstated"}
+"""What stands for shifts seen where a table, or an augmentation, does not say."""
 
 
 def write_report(
@@ -112,14 +114,14 @@ def _certainty(results: Results) -> str:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     facts = results.facts
-    size, channels = facts["image_size"], facts["channels"]
+    channels = facts["channels"]
     clean = results.images[results.images["view"] == "clean"]
     prior = [f"{name} {percent(share)}" for name, share in zip(facts["classes"], facts["training_prior"], strict=True)]
     return [
         ("Bundle", str(clean["bundle"].iloc[0])),
         *[(f"Images, {split}", _census(rows, facts["classes"])) for split, rows in clean.groupby("split", sort=False)],
         (PRIORS[facts.get("prior_source", "train")], ", ".join(prior)),
-        ("Intensities", f"[0, 1], {size} × {size} pixels, {channels} channel{'s' if channels > 1 else ''}"),
+        ("Intensities", f"[0, 1], {results.size} pixels, {channels} channel{'s' if channels > 1 else ''}"),
         (results.radius_name.capitalize(), results.ball(facts["training_norm"], facts["training_radius"])),
         ("Threshold", "; ".join(_threshold_source(results))),
         ("Data list", f"SHA-256 {facts['checksum_list'][:12]}…"),
@@ -221,11 +223,16 @@ def _shift_row(results: Results, view: pd.Series[Any], words: str, group: str) -
                 "value": values[method],
                 "text": BALANCED.text(values[method]),
                 "share": f"{max(0.0, (values[method] - floor) / (1 - floor)):.2f}",
-                "seen": bool(group) and group in seen[method].split(", "),
+                "mark": _mark(group, seen[method].split(", ")) if group else "",
             }
             for method in values.index
         ],
     }
+
+
+def _mark(group: str, seen: Sequence[str]) -> str:
+    """Whether an augmentation has seen a group of shifts, or nobody knows."""
+    return "†" if group in seen else "?" if UNKNOWN & {*seen} else ""
 
 
 def _masking(results: Results) -> dict[str, Any] | None:

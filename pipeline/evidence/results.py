@@ -21,6 +21,8 @@ NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
 MOST_SHIFTS = 8
 """Shift views that stand one by one in the table of results; more are shown as a map and as curves."""
 
+OBJECTIVES = {"margin": " on the margin", "kl": " on the divergence from the clean answer"}
+
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
 
 
@@ -142,10 +144,19 @@ class Results:
 
     def ball(self, norm: str, radius: float) -> str:
         """A radius as it stands wherever one is shown: with its norm, the image size and its RMS in grey levels."""
-        grey = rms_grey_levels(radius, self.facts["image_size"], self.facts["channels"], norm)
+        grey = rms_grey_levels(radius, self.facts["image_size"], self.facts["channels"], norm, self.dimensions)
         most = "at most " if norm == "linf" else ""
-        size = self.facts["image_size"]
-        return f"{NORMS[norm]} ε = {radius:.3g} at {size} × {size}, RMS {most}{grey:.2f} grey levels of 255"
+        return f"{NORMS[norm]} ε = {radius:.3g} at {self.size}, RMS {most}{grey:.2f} grey levels of 255"
+
+    @property
+    def dimensions(self) -> int:
+        """2 of films, 3 of volumes."""
+        return int(self.facts.get("dimensions", 2))
+
+    @property
+    def size(self) -> str:
+        """Of the images, as it is shown: 64 × 64."""
+        return " × ".join([str(self.facts["image_size"])] * self.dimensions)
 
 
 def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Results:
@@ -207,13 +218,26 @@ def shift_named(results: Results, name: str) -> str:
     return ", ".join(filter(None, named(results, rows.iloc[0]))) if len(rows) else name
 
 
+def _attack(view: str) -> str:
+    """An attack as people call it.
+
+    Example:
+        >>> _attack("pgd100_margin_x5_l2_0.571"), _attack("random100_l2_0.571")
+        ('PGD-100 on the margin, 5 starts', 'Worst of 100 random perturbations')
+    """
+    own, _, start = view.partition("_from_")
+    kind, *parts = own.split("_")
+    name = re.sub(r"(?<=[A-Z])(?=\d)", "-", kind.upper())
+    name = re.sub(r"^RANDOM-(\d+)$", r"Worst of \1 random perturbations", name)
+    name += "".join(words for objective, words in OBJECTIVES.items() if objective in parts)
+    name += "".join(f", {part[1:]} starts" for part in parts if re.fullmatch(r"x\d+", part))
+    return name + (f" from {start}" if start else "")
+
+
 def named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
     """Heading and detail of a view."""
     if view["family"] == "attack":
-        name = re.sub(r"(?<=[A-Z])(?=\d)", "-", view["view"].split("_")[0].upper())
-        name = re.sub(r"^RANDOM-(\d+)$", r"Worst of \1 random perturbations", name)
-        start = view["view"].partition("_from_")[2]
-        return name + (f" from {start}" if start else ""), results.ball(view["norm"], view["epsilon"])
+        return _attack(view["view"]), results.ball(view["norm"], view["epsilon"])
     if view["family"] == "clean":
         return "Clean images", ""
     words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
