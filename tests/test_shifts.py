@@ -628,6 +628,19 @@ def test_the_sheet_shows_every_shift_clean_and_at_five_severities(films):
         assert committed.size == (script["NAMES"] + 6 * 84, script["HEAD"] + len(SHIFTS) * 84)
 
 
+@pytest.mark.parametrize("modality", ["mammogram", "ultrasound", "ct"])
+def test_each_modality_has_a_sheet_of_an_image_drawn_the_same_each_time(modality):
+    script, page = runpy.run_path(str(SCRIPT)), PAGE.read_text()
+    clean = script["phantom"](64, modality)
+    assert torch.equal(clean, script["phantom"](64, modality))
+    assert (clean.min() >= 0, clean.max() <= 1, clean.std() > 0.1) == (True, True, True)
+    assert f"](images/shifts_{modality}.png)" in page
+    with Image.open(ROOT / f"docs/images/shifts_{modality}.png") as committed:
+        assert committed.size == script["sheet"](clean).size
+        shown = np.asarray(committed.convert("L"), dtype=float)
+    assert np.abs(shown - np.asarray(script["sheet"](clean), dtype=float)).mean() < 4  # fewer greys in the file
+
+
 # On real films
 
 PACKS = {"chest": "xray_kermany/images/test", "mammogram": "mammo_mias/images", "ultrasound": "us_pocus/images"}
