@@ -105,6 +105,31 @@ def run_copy(workshop, tmp_path, monkeypatch):
     return find_run("runs/rtda")
 
 
+def test_evidence_of_other_weights_is_not_packed(run_copy, capsys):
+    content = torch.load(run_copy.folder / "best.pt", weights_only=True)
+    next(iter(content["model"].values())).add_(1)
+    torch.save(content, run_copy.folder / "best.pt")
+    assert main(["pack", "runs/rtda", "-o", "mine.zip"]) == 2
+    assert capsys.readouterr().err == "rtda: rtda: predictions.parquet: of other weights; run rtda evaluate again\n"
+    assert not Path("mine.zip").exists()
+
+
+def test_the_verdict_of_the_checks_goes_into_the_bundle(run_copy):
+    preset = read_yaml(INSTALLED / "views/quick.yaml") | {"masking_images": 16}
+    Path("checked.yaml").write_text(yaml.safe_dump(preset))
+    assert main(["evaluate", "runs/rtda", "--preset", "checked.yaml"]) == 0
+    assert main(["pack", "runs/rtda", "-o", "mine.zip"]) == 0
+    with zipfile.ZipFile("mine.zip") as archive:
+        stated = json.loads(archive.read("phantom_rtda/configs/metadata.json"))["rtda"]
+    figures = json.loads((run_copy.folder / "metrics.json").read_text())
+    assert figures["masking"]["verdict"] in ("believable", "masked", "not decidable")
+    assert stated["evidence"]["masking"] == {name: figures["masking"][name] for name in ("verdict", "failed")}
+    assert (stated["weights_sha256"], stated["data_list_sha256"]) == (
+        figures["checksum_weights"], figures["checksum_list"],
+    )  # fmt: skip
+    assert stated["seen"] == ["brightness", "contrast"]
+
+
 def test_other_checkpoints_and_splits_have_tables_of_their_own(run_copy):
     usual = table_path(run_copy.folder, "test", "best")
     before = usual.read_bytes()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rtda.pipeline.evidence import pictures
 from rtda.pipeline.evidence.gate import MEANINGS, Check, Gate, not_run
-from rtda.pipeline.evidence.metrics import CONSTANT, summarise
+from rtda.pipeline.evidence.metrics import CONSTANT, intervals, summarise
 from rtda.pipeline.evidence.report import finding, write_report
 from rtda.pipeline.evidence.results import read
 from rtda.pipeline.evidence.table import COLUMNS, MULTILABEL, facts_of, with_facts
@@ -140,7 +140,7 @@ def test_facts_are_stated(page):
         "5f2b5f2b5f2b…",
         "torch 2.9.0",
         "RESEARCH USE ONLY",
-        "PGD-20 is not the strongest attack",
+        "The attacked numbers are upper bounds",
         "the binary form is half of it",
         "right for 60.0 % of them",
         "own clean validation images",
@@ -439,6 +439,19 @@ def test_random_search_is_called_by_what_it_is(tmp_path):
     table = table.replace_schema_metadata(make_table().schema.metadata)
     text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
     assert "Worst of 100 random perturbations ℓ2 ε = 0.25 at 28 × 28" in text
+
+
+def test_of_one_run_the_interval_over_patients_stands_beside_each_figure(tmp_path):
+    table = make_table()
+    page = write_report([table], [], tmp_path / "r.html", "t").read_text()
+    rows = intervals(table).set_index(["view", "metric"])
+    for view, metric in (("clean", "auroc"), ("pgd20_l2_0.25", "balanced_accuracy"), ("clean", "brier")):
+        value, low, high = (rows.loc[(view, metric), name] for name in ("value", "low", "high"))
+        texts = [f"{x:.3f}" if metric == "brier" else f"{100 * x:.1f}" for x in (value, low, high)]
+        assert f'{texts[0]}<span class="spread">{texts[1]}–{texts[2]}</span>' in page
+    several = write_report([table, make_table(seed=1)], [], tmp_path / "r.html", "t").read_text()
+    assert '<span class="spread">±' in several
+    assert re.search(r'<span class="spread">[\d.]+–', several) is None
 
 
 def test_objective_and_restarts_of_an_attack_are_told(tmp_path):

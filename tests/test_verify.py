@@ -121,6 +121,11 @@ FAULTS = {
     ),
     "other weights": (retrained, "checksums", r"^models/model\.pt: checksum: not that of the metadata"),
     "weights of a checkpoint": (nested, "weights", r"^models/model\.pt: the state lies under 'model'; save it alone"),
+    "evidence of other weights": (
+        metadata(lambda content: content["rtda"].update(weights_sha256="0" * 64)),
+        "checksums",
+        r"^configs/metadata\.json: rtda: weights_sha256: its evidence is of other weights; pack it again$",
+    ),
     "weights that execute": (executed, "weights", r"^models/model\.pt: not weights alone: "),
     "weights of another network": (
         cut,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from ..files import write_whole
-from .answers import RUN
+from . import bootstrap
+from .answers import RUN, answers
 from .drawings import curve, reliability_diagram, severities
 from .metrics import CONSTANT
 from .pictures import load, pictures
@@ -54,10 +55,13 @@ def write_report(
         OSError: the file could not be written.
     """
     results = read(tables, names)
+    shown = _tabled(results)
+    bounds = {name: _bounds(table, shown["view"]) for name, table in zip(results.masking, tables, strict=True)}
     templates = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    blocks = [_block(results, view, bounds) for _, view in shown.iterrows()]
     page = environment.get_template("report.html").render(
         title=title,
         results=results,
@@ -67,7 +71,9 @@ def write_report(
         runs=_runs(results),
         masking=_masking(results),
         repeated=_repeated(results),
-        blocks=[_block(results, view) for _, view in _tabled(results).iterrows()],
+        interval=bootstrap.STATED,
+        blocks=blocks,
+        spreads=_spreads(blocks),
         shifts=_shifts(results) if results.grid else None,
         curves=[curve(results, column) for column in (BALANCED, AUROC)],
         reliability=_reliability(results),
@@ -267,14 +273,35 @@ def _checked(check: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{check['figure']:.3f} ≤ {check['limit']:.3f}", "passed" if check["passed"] else "failed"
 
 
-def _block(results: Results, view: pd.Series[Any]) -> dict[str, Any]:
+Bounds = Mapping[tuple[str, str], tuple[float, float]]
+"""View and metric -> low and high."""
+
+
+def _bounds(table: pa.Table, views: Iterable[str]) -> Bounds:
+    """The intervals over patients of a table of one run; see :func:`bootstrap.percentiles`."""
+    own = answers(table)
+    drawn = own.drawn()
+    return {
+        (view, metric): bootstrap.percentiles(values)
+        for view in views
+        for metric, values in own.replicates(view, drawn).items()
+    }
+
+
+def _block(results: Results, view: pd.Series[Any], bounds: Mapping[str, Bounds]) -> dict[str, Any]:
     """One view of the main table: heading, n, and a row of cells for each method and the constant."""
     columns = results.columns
     values = [results.over_seeds(view["view"], column.metric) for column in columns]
     rows = [(CONSTANT, [(column.text(view[column.metric]), "") for column in columns])]
     for method in reversed(values[0].index):
         own = [value.loc[method] for value in values]
-        rows.insert(0, (method, [_mean_and_spread(column, row) for column, row in zip(columns, own, strict=True)]))
+        tables = results.metrics.loc[results.metrics["method"] == method, "name"].unique()
+        found = bounds[tables[0]] if len(tables) == 1 else {}
+        cells = [
+            (column.text(one["mean"]), _spread(column, one["std"], found.get((view["view"], column.metric))))
+            for column, one in zip(columns, own, strict=True)
+        ]
+        rows.insert(0, (method, cells))
     best = [_best(column, [cells[i][0] for _, cells in rows]) for i, column in enumerate(columns)]
     heading, detail = named(results, view)
     return {
@@ -288,8 +315,17 @@ def _block(results: Results, view: pd.Series[Any]) -> dict[str, Any]:
     }
 
 
-def _mean_and_spread(column: Column, values: pd.Series[float]) -> tuple[str, str]:
-    return column.text(values["mean"]), "" if math.isnan(values["std"]) else f"± {column.text(values['std'])}"
+def _spreads(blocks: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether any figure of a column has a spread."""
+    rows = [row["cells"] for block in blocks for row in block["rows"]]
+    return [any(spread for (_, spread), _ in cells) for cells in zip(*rows, strict=True)]
+
+
+def _spread(column: Column, deviation: float, bounds: tuple[float, float] | None) -> str:
+    """Over seeds the standard deviation, of one run the interval over patients; nothing where neither is known."""
+    if not math.isnan(deviation):
+        return f"± {column.text(deviation)}"
+    return "" if bounds is None or any(map(math.isnan, bounds)) else "–".join(map(column.text, bounds))
 
 
 def _best(column: Column, texts: Sequence[str]) -> str | None:
