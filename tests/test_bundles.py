@@ -323,6 +323,23 @@ def test_monai_alone_evaluates_a_run(workshop, cohort, tmp_path):
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.data
+def test_monai_alone_trains_and_evaluates_the_chest_bundle_on_its_films(real_data, tmp_path):
+    bundle = INSTALLED / "chest_xray_rtda"
+    given = "--bundle_root", bundle, "--dataset_dir", real_data / "xray_kermany/images"
+    train, evaluate = (str(bundle / "configs" / f"{name}.yaml") for name in ("train", "evaluate"))
+    standard = str(INSTALLED / "recipes/standard.yaml")
+    done = by_monai("--config_file", [train, standard], *given, "--max_epochs", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs/chest_xray_rtda"
+    done = by_monai("--config_file", [train, evaluate], *given, "--output_dir", run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    clean = torch.load(run / "best.pt", weights_only=True)["scores"]["clean"]
+    assert float(re.findall(r"auroc: ([0-9.]+)", done.stdout + done.stderr)[-1]) == pytest.approx(clean, abs=1e-3)
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_monai_alone_trains_with_its_own_tracking(cohort, tmp_path):
     bundle = INSTALLED / "phantom_rtda"
     done = by_monai(

@@ -363,6 +363,13 @@ def corrupt_image(content, folder):
     content["validation"][0]["image"] = "broken.dcm"
 
 
+def cut_jpeg(content, folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "cut.jpeg")
+    (folder / "cut.jpeg").write_bytes((folder / "cut.jpeg").read_bytes()[:1500])
+    content["train"][3]["image"] = "cut.jpeg"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -375,6 +382,7 @@ def corrupt_image(content, folder):
         (constant_image, ["flat.png", "one value"]),
         (not_a_number, ["hole.nii"]),
         (corrupt_image, ["broken.dcm"]),
+        (cut_jpeg, ["cut.jpeg"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

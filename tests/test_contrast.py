@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     RandAdjustContrastd,
+    RandFlip,
     RandFlipd,
     RandGaussianNoised,
     RandShiftIntensityd,
@@ -86,11 +87,14 @@ def test_prob_is_the_share_of_images_that_are_changed(kind):
     assert not any(not torch.equal(kind("image", prob=0)({"image": x})["image"], x) for _ in range(20))
 
 
-@pytest.mark.parametrize("kind", DICTIONARY)
+@pytest.mark.parametrize("kind", [*DICTIONARY, RandContrast, RandWindow])
 def test_set_determinism_decides_the_draws_in_a_compose(kind):
     def three():
-        chain = Compose([RandFlipd("image", prob=0.5), kind("image", prob=1.0)])
-        return [chain({"image": image((1, 8, 9))})["image"] for _ in range(3)]
+        if kind in DICTIONARY:
+            chain = Compose([RandFlipd("image", prob=0.5), kind("image", prob=1.0)])
+            return [chain({"image": image((1, 8, 9))})["image"] for _ in range(3)]
+        chain = Compose([RandFlip(prob=0.5), kind(prob=1.0)])
+        return [chain(image((1, 8, 9))) for _ in range(3)]
 
     runs = []
     for seed in (1, 1, 2):

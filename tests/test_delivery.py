@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import scipy.special
 import torch
@@ -271,6 +272,35 @@ def test_a_film_unlike_those_of_training_is_answered_with_a_warning(unzipped, tm
     assert all(row["predicted"] for row in (alike, unstated, lateral, hand))
     (slice_,) = rows(classifier, [Path(get_testdata_file("CT_small.dcm"))])
     assert "hu_window" in slice_["error"]
+
+
+@pytest.mark.data
+def test_the_chest_bundle_answers_real_films_with_their_warnings_and_a_slice_with_an_error(
+    real_data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with (real_data / "dicom_reader/manifest.csv").open(newline="") as file:
+        stated = [row for row in csv.DictReader(file) if row["modality"] in ("CR", "DX")]
+    films = [real_data / "dicom_reader" / row["file"] for row in stated]
+    jpeg = next((real_data / "xray_kermany/images/test/PNEUMONIA").iterdir())
+    Image.open(jpeg).save("film.png")
+    slice_ = get_testdata_file("CT_small.dcm")
+    assert main(["infer", "chest_xray_rtda", *map(str, films), str(jpeg), "film.png", slice_, "-o", "out.csv"]) == 1
+    *answered, refused = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert len(answered) == 5 + 2
+    threshold = json.loads((INSTALLED / "chest_xray_rtda/configs/metadata.json").read_text())["rtda"]["threshold"]
+    for row in answered:
+        assert row["error"] == ""
+        assert float(row["normal"]) + float(row["pneumonia"]) == pytest.approx(1, abs=2e-6)
+        assert float(row["threshold"]) == pytest.approx(threshold, rel=1e-5)
+        assert row["predicted"] == ("pneumonia" if float(row["pneumonia"]) >= threshold else "normal")
+    for path, row in zip(films, answered, strict=False):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        assert ("body_part: " in row["warning"]) == (header.get("BodyPartExamined") not in ("CHEST", "THORAX"))
+        assert ("projection: " in row["warning"]) == (header.get("ViewPosition") != "AP")
+    assert answered[-1]["pneumonia"] == answered[-2]["pneumonia"]
+    assert refused["predicted"] == ""
+    assert "hu_window" in refused["error"]
 
 
 @pytest.mark.parametrize("reader", [None, "PILReader"])

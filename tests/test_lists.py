@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -838,17 +839,36 @@ def documented(folder, out):
     ]
 
 
+def unpacked(folder, without_val=False):
+    """The films by their names alone; without the folder val as in Mendeley's archive, which has its films in train."""
+    listed = lists.read(KERMANY)
+    for image in (one["image"] for split in lists.SPLITS for one in listed[split]):
+        path = folder / (image.replace("val/", "train/") if without_val else image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder / "train/.DS_Store").touch()  # as the published archive has
+
+
 @pytest.mark.parametrize("name", ["chest_xray", "images"])
 def test_whoever_has_the_archive_gets_the_list_that_is_shipped(tmp_path, name, caplog):
     """Of names alone: neither pixels nor the name of the folder decide."""
-    listed = lists.read(KERMANY)
-    for image in (one["image"] for split in lists.SPLITS for one in listed[split]):
-        (tmp_path / name / image).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name / image).touch()
-    (tmp_path / name / "train/.DS_Store").touch()  # as the published archive has
+    unpacked(tmp_path / name)
     assert main(documented(tmp_path / name, tmp_path / "made.json")) == 0
     assert (tmp_path / "made.json").read_bytes() == KERMANY.read_bytes()
     assert caplog.messages == ["left out, not of the pattern: train/.DS_Store"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_whoever_has_mendeleys_archive_moves_16_films_as_documented_and_gets_it_too(tmp_path):
+    unpacked(tmp_path / "chest_xray", without_val=True)
+    assert len(list((tmp_path / "chest_xray/train").rglob("*.jpeg"))) == 1349 + 3883
+    (tmp_path / "data_lists").symlink_to(ROOT / "data_lists")
+    (moving,) = re.findall(r"```sh\n(grep .*?)```", (ROOT / "data_lists/README.md").read_text(), re.DOTALL)
+    subprocess.run(["bash", "-euc", moving], cwd=tmp_path, check=True)
+    assert len(list((tmp_path / "chest_xray/val").rglob("*.jpeg"))) == 16
+    assert main(documented(tmp_path / "chest_xray", tmp_path / "made.json")) == 0
+    assert (tmp_path / "made.json").read_bytes() == KERMANY.read_bytes()
 
 
 def test_the_list_of_the_chest_films_is_what_its_page_says():

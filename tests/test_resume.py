@@ -193,8 +193,8 @@ def kill(child):
     assert status_of(child) == -signal.SIGKILL  # it was still running
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -239,3 +239,30 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(workshop, tiny, tmp
     table, expected = (read_table(folder / "predictions.parquet") for folder in (run, whole))
     assert table.equals(expected, check_metadata=True)
     assert (run / "mlflow_run_id").read_text() == known
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.data
+def test_killed_on_real_films_a_run_ends_as_if_it_had_not_been(real_data, tmp_path, monkeypatch, begin):
+    monkeypatch.chdir(tmp_path)
+    whole, run = tmp_path / "runs/whole", tmp_path / "runs/killed"
+    train = [
+        "train",
+        "chest_xray_rtda",
+        "--recipe",
+        "standard",
+        "--dataset-dir",
+        str(real_data / "xray_kermany/images"),
+    ]
+    train += ["--image-size", "32", "--max-epochs", "3", "--run-name"]
+    assert status_of(begin(*train, "whole")) == 0
+    child = begin(*train, "killed")
+    wait_for(lambda: (run / "last.pt").is_file() and load_checkpoint(run / "last.pt")["epoch"] == 1, seconds=600)
+    time.sleep(0.5)  # into the second epoch
+    kill(child)
+    assert load_checkpoint(run / "last.pt")["epoch"] == 1
+    assert status_of(begin("train", "chest_xray_rtda", "--resume", "runs/killed")) == 0
+    for name in ("best.pt", "last.pt"):
+        assert same(run, whole, name)
+    assert lines(run) == lines(whole)

@@ -1,8 +1,9 @@
 """Random contrast and window as MONAI transforms of one image, for chains that augment while loading.
 
-Of what else changes intensities MONAI has its own: ``RandAdjustContrast`` (gamma), ``RandGaussianNoise`` and
-``RandShiftIntensity`` (brightness). The last two leave [0, 1], so ``ScaleIntensityRange(0, 1, 0, 1, clip=True)``
-belongs behind them. Batches on a device are augmented by ``intensity.py`` and ``augmix.py`` instead.
+Of what else changes intensities MONAI has its own: ``RandAdjustContrast`` (gamma, within the image's own range),
+``RandGaussianNoise`` and ``RandShiftIntensity`` (brightness). The last two leave [0, 1], so that
+``ScaleIntensityRange(0, 1, 0, 1, clip=True)`` belongs behind them. Batches on a device are augmented by
+``intensity.py`` and ``augmix.py`` instead.
 """
 
 from __future__ import annotations
