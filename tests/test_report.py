@@ -432,12 +432,16 @@ def balanced(table):
     return summary[summary["recipe"] != CONSTANT].set_index(["split", "view"])["balanced_accuracy"]
 
 
-def test_random_search_is_called_by_what_it_is(tmp_path):
+def with_attack(name):
+    """A table with another attack in the place of FGSM."""
     frame = make_table().to_pandas()
-    frame["view"] = frame["view"].replace("fgsm_l2_0.25", "random100_l2_0.25")
+    frame["view"] = frame["view"].replace("fgsm_l2_0.25", name)
     table = pa.Table.from_pandas(frame, COLUMNS, preserve_index=False)
-    table = table.replace_schema_metadata(make_table().schema.metadata)
-    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    return table.replace_schema_metadata(make_table().schema.metadata)
+
+
+def test_random_search_is_called_by_what_it_is(tmp_path):
+    text = plain(write_report([with_attack("random100_l2_0.25")], [], tmp_path / "r.html", "t").read_text())
     assert "Worst of 100 random perturbations ℓ2 ε = 0.25 at 28 × 28" in text
 
 
@@ -455,11 +459,7 @@ def test_of_one_run_the_interval_over_patients_stands_beside_each_figure(tmp_pat
 
 
 def test_objective_and_restarts_of_an_attack_are_told(tmp_path):
-    frame = make_table().to_pandas()
-    frame["view"] = frame["view"].replace("fgsm_l2_0.25", "pgd100_margin_x5_l2_0.25")
-    table = pa.Table.from_pandas(frame, COLUMNS, preserve_index=False)
-    table = table.replace_schema_metadata(make_table().schema.metadata)
-    text = plain(write_report([table], [], tmp_path / "r.html", "t").read_text())
+    text = plain(write_report([with_attack("pgd100_margin_x5_l2_0.25")], [], tmp_path / "r.html", "t").read_text())
     assert "PGD-100 on the margin, 5 starts ℓ2 ε = 0.25 at 28 × 28" in text
 
 
