@@ -239,7 +239,7 @@ def test_what_a_shift_says_of_itself():
     shift = Shift("ultrasound_motion", 3)
     assert shift.name == "ultrasound_motion_3"
     stated = "radius, σ in pixels of 224: 9, 10"
-    assert shift.facts == {"family": "shift", "group": "blur", "severity": 3, "parameter": stated}
+    assert shift.facts == {"family": "shift", "group": "blur", "severity": 3, "parameter": stated, "flat": True}
     assert Shift("contrast_down", 5).facts["parameter"] == "factor 0.4"
     assert [kind for kind in SHIFTS if "flat" in Shift(kind, 1).facts] == [k for k, kind in SHIFTS.items() if kind.flat]
     assert Shift("gaussian_noise", 5).facts["parameter"] == "σ 0.08"
