@@ -159,6 +159,20 @@ def test_a_function_gives_the_network_itself(tmp_path, monkeypatch, films):
     assert torch.equal(logits(model, x), model.network(x))
 
 
+def test_a_function_may_give_any_callable_which_is_told_apart_by_its_code(tmp_path, monkeypatch, films):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for n, logit in enumerate(("x.mean((1, 2, 3))", "(1 - x.detach()).mean((1, 2, 3))")):
+        text = f"import torch\ndef make():\n    return lambda x: 9 * torch.stack([{logit}, x.new_zeros(len(x))], 1)\n"
+        (tmp_path / f"anybodys_{n}.py").write_text(text)
+        made.append(checked(loaded(f"anybodys_{n}:make"), films, CLASSES))
+    assert [model.perturbed for model in made] == ["gradient", "random"]
+    x = batch(films)
+    assert torch.equal(logits(made[0], x)[:, 0], 9 * x.mean((1, 2, 3)))
+    assert made[0].facts["weights_sha256"] != made[1].facts["weights_sha256"]
+    assert made[0].facts["weights_sha256"] == loaded("anybodys_0:make").facts["weights_sha256"]
+
+
 def test_a_run_and_the_bundle_packed_of_it_are_the_model_of_its_table(workshop, cohort):
     items = lists.load(cohort / "phantom.json", cohort, "test")
     classes = lists.class_names(cohort / "phantom.json")
@@ -679,7 +693,7 @@ def test_files_that_are_no_programs_are_refused(tmp_path, files):
         loaded("no.module:make")
     with pytest.raises(ModelError, match=r"^math:cos: network: cannot be made: .*; correct the function$"):
         loaded("math:cos")
-    with pytest.raises(ModelError, match=r"^builtins:dict: network: dict, not a torch.nn.Module; return one$"):
+    with pytest.raises(ModelError, match=r"^builtins:dict: network: dict cannot be called; return a network$"):
         loaded("builtins:dict")
 
 

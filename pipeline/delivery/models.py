@@ -1,14 +1,17 @@
 """Any classifier as one value: what ``rtda evaluate --model M`` evaluates, whoever trained it.
 
 M is a bundle (folder, zip, installed name), a run folder, a TorchScript, torch.export or ONNX file, or
-``module:function``, whose function takes no arguments and returns the network, an ``nn.Module``. The network that comes
-of it takes images in [0, 1] and gives a logit for each class; where preprocessing ends in a normalisation, that stands
-in front of the network. :mod:`.probe` checks all this on images before long work begins.
+``module:function``, whose function takes no arguments and returns the network, an ``nn.Module`` or any callable of a
+tensor. The network that comes of it takes images in [0, 1] and gives a logit for each class; where preprocessing ends
+in a normalisation, that stands in front of the network. :mod:`.probe` checks all this on images before long work
+begins.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +30,7 @@ from .bundle import Bundle, Run, find_bundle, find_run, is_run
 from .loaded import LoadedModel, Stated, assembled
 from .pack import inference_config
 from .programs import ModelError, first_line, read_program
+from .stages import Called
 
 PROGRAMS = (".onnx", ".pt", ".pt2", ".pth", ".ts")
 """Endings of files that hold a program; which one, their content tells."""
@@ -89,11 +93,14 @@ def _of_function(name: str, stated: Stated, reader: Any) -> LoadedModel:
     module, _, function = name.partition(":")
     with importable(Path.cwd()):
         try:
-            network = getattr(importlib.import_module(module), function)()
+            own = importlib.import_module(module)
+            network = getattr(own, function)()
+            if callable(network) and not isinstance(network, nn.Module):
+                network = Called(network, hashlib.sha256(inspect.getsource(own).encode()).digest())
         except Exception as error:  # whatever a stranger's code raises
             raise ModelError(f"{name}: network: cannot be made: {first_line(error)}; correct the function") from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"{name}: network: {type(network).__name__}, not a torch.nn.Module; return one")
+        raise ModelError(f"{name}: network: {type(network).__name__} cannot be called; return a network")
     facts = {"kind": "function", "weights_sha256": weights_checksum(network.state_dict())}
     return assembled(name, network, stated, reader=reader, facts=facts)
 

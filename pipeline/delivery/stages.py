@@ -139,6 +139,26 @@ class Exported(AsCalled):
         self.register_buffer("sha256", torch.tensor(list(sha256), dtype=torch.uint8))
 
 
+class Called(nn.Module):
+    """A callable that is no module as one, told apart by the code that it comes from.
+
+    Args:
+        function: (B, C, *spatial) float32 -> (B, K), with or without a gradient.
+        sha256: of that code.
+    """
+
+    sha256: Tensor
+
+    def __init__(self, function: Callable[..., Tensor], sha256: bytes) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("sha256", torch.tensor(list(sha256), dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        return self.function(x)
+
+
 class WithoutGradients(nn.Module):
     """A function of NumPy arrays as a module; on the CPU, whatever device asks.
 
