@@ -98,7 +98,7 @@ def test_a_packed_bundle_brings_its_own_radius_and_classes(workshop, listed, tmp
     before = Path("out/predictions.parquet").read_bytes()
     for verb, written in (("compare", "both.md"), ("report", "out/both.html")):
         assert main([verb, str(run.parent), "out", "-o", written]) == 0
-    assert "- B: out: rtda, seed" in Path("both.md").read_text()
+    assert "- B: out: rtda, weights " in Path("both.md").read_text()
     assert "phantom_rtda: robustness report" in Path("out/both.html").read_text()
     assert Path("out/predictions.parquet").read_bytes() == before
 
@@ -135,13 +135,15 @@ def test_a_foreign_bundle_with_its_normalisation_is_evaluated_whole(tmp_path, mo
     Path("own.yaml").write_text(f"masking_images: 16\n{OWN}")
     words = ["evaluate", "--model", str(root), *listed_below(tmp_path, files), "--value-range", "0,255"]
     assert main([*words, "--preset", "own.yaml", "-o", "out"]) == 0
-    assert "inbody: normalisation: inside the model; while an attack moves" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "inbody: normalisation: inside the model; while an attack moves" in out
     table = read_table(Path("out/predictions.parquet"))
     test = ["clean", "fgsm_l2_0.247", "RandGaussianNoise", "contrast_down_1", "contrast_down_5", "jpeg_1", "jpeg_5"]
     assert list(dict.fromkeys(table["view"].to_pylist())) == test
     stated = json.loads(Path("out/metrics.json").read_text())
     assert stated["masking"]["facts"]["images"] == {"0": 8, "1": 8}
     assert set(stated["masking"]["accuracies"]) > {"PGD-20", "PGD-100 × 5"}
+    assert f"gradient-masking checks: {stated['masking']['verdict']}" in out
     page = re.sub("<[^>]*>", "", Path("out/report.html").read_text())
     assert f"Gradient-masking checks: inbody {stated['masking']['verdict']}" in " ".join(page.split())
 
@@ -172,6 +174,40 @@ def test_a_foreign_bundle_of_volumes_is_evaluated_without_what_is_of_films(tmp_p
     assert "at 8 × 8 × 8, RMS 2.28 grey levels" in page
     assert "jpeg: of films, and its images are volumes" in page
     assert not Path("out/examples.npz").exists()
+
+
+def test_the_preset_of_the_page_is_one(network, listed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs/evidence.md").read_text()
+    Path("own.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    torch.jit.trace(network, torch.rand(2, 1, 32, 32)).save("net.ts")
+    words = ["evaluate", "--model", "net.ts", *listed, *STATED, "--preset", "own.yaml", "-o", "out"]
+    assert main(words) == 0
+    views = dict.fromkeys(read_table(Path("out/predictions.parquet"))["view"].to_pylist())
+    shifts = [f"{kind}_{severity}" for kind in ("jpeg", "rotation") for severity in (1, 3, 5)]
+    assert list(views) == ["clean", "pgd40_l2_0.286", *shifts, "MedianSmooth"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        ("- _target_: rtda.pipeline.views.Clean", "own.yaml: not a mapping of ids; a preset has evaluation_views and"),
+        (
+            "evaluation_views: [{_target_: monai.transforms.MedianSmooth, radius: 1}]",
+            "evaluation_views: MedianSmooth: a transform, not a view; put it into rtda.pipeline.views.PerImage",
+        ),
+    ],
+)
+def test_a_preset_that_is_none_is_refused_in_one_line(preset, told, network, listed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(preset)
+    torch.jit.trace(network, torch.rand(2, 1, 32, 32)).save("net.ts")
+    words = ["evaluate", "--model", "net.ts", *listed, *STATED, "--preset", "own.yaml", "-o", "out"]
+    assert main(words) == 2
+    assert f"rtda: {told}" in capsys.readouterr().err
+    Path("file").write_text("")
+    assert main([*words[:-3], "quick", "-o", "file"]) == 2
+    assert capsys.readouterr().err == "rtda: file: output: a file; give a folder\n"
 
 
 def test_a_foreign_densenet_in_torchscript_is_evaluated(cohort, listed, tmp_path, monkeypatch, capsys):

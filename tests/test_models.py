@@ -689,9 +689,9 @@ def test_files_that_are_no_programs_are_refused(tmp_path, files):
             loaded(tmp_path / name)
     with pytest.raises(BundleError, match=r"^no_such_bundle: bundle: not found; "):
         loaded("no_such_bundle")
-    with pytest.raises(ModelError, match=r"^no.module:make: network: cannot be made: No module named 'no'; correct"):
+    with pytest.raises(ModelError, match=r"^no.module:make: network: cannot be made: No module named 'no'; name a"):
         loaded("no.module:make")
-    with pytest.raises(ModelError, match=r"^math:cos: network: cannot be made: .*; correct the function$"):
+    with pytest.raises(ModelError, match=r"^math:cos: network: cannot be made: .*; name a function that takes"):
         loaded("math:cos")
     with pytest.raises(ModelError, match=r"^builtins:dict: network: dict cannot be called; return a network$"):
         loaded("builtins:dict")

@@ -82,7 +82,8 @@ def readable(found: Comparison, names: Sequence[str]) -> str:
 def told(facts: Mapping[str, Any]) -> str:
     """A run in one line."""
     weights = facts["checksum_weights"][:12]
-    return f"{facts['run']}: {facts['recipe']}, seed {facts['seed']}, {facts['checkpoint']}.pt, weights {weights}…"
+    own = "" if facts["checkpoint"] == "model" else f"seed {facts['seed']}, {facts['checkpoint']}.pt, "
+    return f"{facts['run']}: {facts['recipe']}, {own}weights {weights}…"
 
 
 def table(rows: pd.DataFrame, more: Mapping[str, str] | None = None) -> list[str]:

@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is None:
             raise BundleError(f"evaluate: {name}: missing; --model needs --data-list, --dataset-dir and -o OUT")
     listed, out = lists.read(arguments.data_list), Path(arguments.output)
+    if out.exists() and not out.is_dir():
+        raise BundleError(f"{out.name}: output: a file; give a folder")
     names = splits(arguments.split, listed)
     items = {name: lists.load(arguments.data_list, arguments.dataset_dir, name) for name in names}
     loaded, several = load_model(arguments.model, _stated(arguments), FilmReader()), bool(listed.get("multilabel"))
@@ -95,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     files = [path, figures_path(path), figures_path(path, ".csv"), out / "report.html"]
     log_evaluation(out, out.name, _parameters(model, facts, arguments), flat(summary), files)
     print(readable(summary, facts_of(table)))
-    print(f"{path.parent}: predictions.parquet, {figures_path(path).name}, metrics.csv, report.html")
+    written = [file.name for file in (*files, *shown_in)]
+    print(f"{path.parent}: {', '.join(written)}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from monai.transforms import Transform
 
 from ..attacks import PGD
 from ..data import lists
@@ -94,8 +95,13 @@ def splits(reported: str, listed: Mapping[str, Any]) -> list[str]:
 
 
 def flat_views(views: Any) -> Iterator[Any]:
-    """A preset's views, the lists among them opened."""
+    """A preset's views, the lists among them opened; a transform of images that is no view is refused."""
     for view in views:
+        if isinstance(view, Transform):
+            name = type(view).__name__
+            raise BundleError(
+                f"evaluation_views: {name}: a transform, not a view; put it into rtda.pipeline.views.PerImage"
+            )
         yield from flat_views(view) if isinstance(view, list) else [view]
 
 
@@ -161,6 +167,10 @@ def readable(summary: Any, facts: Mapping[str, Any]) -> str:
     grey = rms_grey_levels(radius, size, facts["channels"], norm, dimensions)
     word, shape = "reference" if facts.get("reference") else "training", " x ".join([str(size)] * dimensions)
     head = [f"{word} radius {norm} {radius:.3g} at {shape}: RMS {grey:.2f} grey levels of 255"]
+    if gate := facts.get("masking"):
+        head.append(
+            f"gradient-masking checks: {gate['verdict']}{': ' if gate['failed'] else ''}{', '.join(gate['failed'])}"
+        )
     shifts = summary.drop_duplicates("view").dropna(subset="parameter")
     head += [f"{view}: {parameter}" for view, parameter in zip(shifts["view"], shifts["parameter"], strict=True)]
     shown = ["recipe", "split", "view", "n", "auroc", "balanced_accuracy", "accuracy", "brier", "ece"]

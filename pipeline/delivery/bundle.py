@@ -270,7 +270,8 @@ def find_views(name: str) -> Path:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (INSTALLED / "views").glob("*.yaml")))
         raise BundleError(f"{Path(name).name}: preset: not found; choose one of {known}, or give a YAML file")
-    _refuse_unknown(path.name, read_yaml(path), PRESET_IDS)
+    content = read_yaml(path, f"a preset has {' and '.join(PRESET_IDS)}")
+    _refuse_unknown(path.name, content, PRESET_IDS)
     return path
 
 
@@ -280,7 +281,7 @@ def _refuse_unknown(file: str, content: dict[str, Any], known: Iterable[str]) ->
             raise BundleError(f"{file}: {key}: unknown key; allowed are {', '.join(known)}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, cure: str = "correct it") -> dict[str, Any]:
     """A YAML mapping; raises :class:`BundleError` naming the file and line."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -290,5 +291,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         raise BundleError(f"{path.name}: line {line}: not YAML; correct it") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path.name}: not a mapping of ids; correct it")
+        raise BundleError(f"{path.name}: not a mapping of ids; {cure}")
     return content

@@ -98,7 +98,8 @@ def _of_function(name: str, stated: Stated, reader: Any) -> LoadedModel:
             if callable(network) and not isinstance(network, nn.Module):
                 network = Called(network, hashlib.sha256(inspect.getsource(own).encode()).digest())
         except Exception as error:  # whatever a stranger's code raises
-            raise ModelError(f"{name}: network: cannot be made: {first_line(error)}; correct the function") from error
+            cure = "name a function that takes nothing and returns the network"
+            raise ModelError(f"{name}: network: cannot be made: {first_line(error)}; {cure}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{name}: network: {type(network).__name__} cannot be called; return a network")
     facts = {"kind": "function", "weights_sha256": weights_checksum(network.state_dict())}

@@ -181,7 +181,10 @@ def shared_facts(table: pa.Table) -> dict[str, Any]:
 
 def refuse_unlike(names: Sequence[str], shared: Sequence[Mapping[str, Any]], cure: str) -> None:
     """Raise ValueError, in one line, for the first of the named whose facts are not those of the first of all."""
-    cures = {"split": "evaluate both on the same --split", "views": "evaluate both with the same --preset"}
+    cures = {
+        "split": "evaluate both on the same --split",
+        "views": "evaluate both with the same --preset, and models without gradients beside their like",
+    }
     for name, own in zip(names, shared, strict=True):
         for field, value in own.items():
             if value != shared[0][field]:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 Verdict = Literal["believable", "masked", "not decidable"]
 
 MEANINGS = {
-    "one class": "It answers one class whatever it sees: its accuracy under attack is the share of that class.",
+    "one class": "By the class of highest probability, which is what the checks ask, it answers nearly all images "
+    "alike: the accuracy of such answers under attack is the share of that class.",
     "repeatable": "The logits change with the call or with the batch: an attack climbs one draw and is judged by "
     "another. Fix the draw, or attack the mean over draws.",
     "ties": "Logits are coarser than what noise changes, as in bfloat16: what an attack gains is rounded away, and "

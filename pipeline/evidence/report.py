@@ -24,11 +24,9 @@ from .answers import RUN, answers
 from .drawings import curve, reliability_diagram, severities
 from .metrics import CONSTANT
 from .pictures import load, pictures
-from .results import AUROC, BALANCED, Column, Results, named, percent, read
+from .results import AUROC, BALANCED, MIDDLE, Column, Results, named, percent, read
 
 PRIORS = {"train": "Training prior", "own images": "Prior of the list’s own images, which has no train split"}
-MIDDLE = 3
-"""Severity at which the shifts are compared."""
 UNKNOWN = {"not stated", "unstated"}
 """What stands for shifts seen where a table, or an augmentation, does not say."""
 
@@ -70,12 +68,13 @@ def write_report(
         facts=_facts(results),
         runs=_runs(results),
         masking=_masking(results),
+        attacked=bool((results.constant["family"] == "attack").any()),
         repeated=_repeated(results),
         interval=bootstrap.STATED,
         blocks=blocks,
         spreads=_spreads(blocks),
-        shifts=_shifts(results) if results.grid else None,
-        curves=[curve(results, column) for column in (BALANCED, AUROC)],
+        shifts=_shifts(results) if len(results.grid) else None,
+        curves=[curve(results, column) for column in (BALANCED, AUROC)] if len(results.pgd()) else [],
         reliability=_reliability(results),
         pictures=pictures([load(path) for path in examples], results),
         commonest=_commonest(results),
@@ -124,7 +123,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     clean = results.images[results.images["view"] == "clean"]
     prior = [f"{name} {percent(share)}" for name, share in zip(facts["classes"], facts["training_prior"], strict=True)]
     return [
-        ("Bundle", str(clean["bundle"].iloc[0])),
+        ("Bundle", ", ".join(clean["bundle"].unique())),
         *[(f"Images, {split}", _census(rows, facts["classes"])) for split, rows in clean.groupby("split", sort=False)],
         (PRIORS[facts.get("prior_source", "train")], ", ".join(prior)),
         ("Intensities", f"[0, 1], {results.size} pixels, {channels} channel{'s' if channels > 1 else ''}"),
@@ -134,8 +133,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
         ("Trained in", facts["training_precision"]),
         ("Threads", str(facts["threads"])),
-        *[("Left out", line) for line in facts.get("left_out", [])],
-        *[("Note", line) for line in facts.get("notes", [])],
+        *results.notes,
     ]
 
 
@@ -187,8 +185,8 @@ def _runs(results: Results) -> list[dict[str, str]]:
 
 
 def _tabled(results: Results) -> pd.DataFrame:
-    """The views that stand in the table of results: all of them, or all but the shifts where these are many."""
-    return results.constant[~results.constant["view"].isin(results.shifts()["view"] if results.grid else [])]
+    """The views that stand in the table of results: all but the shifts that have a map."""
+    return results.constant[~results.constant["view"].isin(results.grid["view"])]
 
 
 def _reliability(results: Results) -> list[Markup]:
@@ -202,7 +200,7 @@ def _reliability(results: Results) -> list[Markup]:
 
 def _shifts(results: Results) -> dict[str, Any]:
     """The map of the shifts at severity 3, row by row, and a curve for each kind."""
-    views = results.shifts()
+    views = results.grid
     middle = views[views["severity"] == MIDDLE]
     rows = [_shift_row(results, results.constant.iloc[0], "clean", "")]
     rows += [_shift_row(results, view, view["kind"].replace("_", " "), view["group"]) for _, view in middle.iterrows()]
@@ -270,7 +268,8 @@ def _checked(check: Mapping[str, Any] | None) -> tuple[str, str]:
     """Figure against limit, and what came of it."""
     if check is None or check["figure"] is None:
         return ("" if check is None else check["note"]), ""
-    return f"{check['figure']:.3f} ≤ {check['limit']:.3f}", "passed" if check["passed"] else "failed"
+    relation, outcome = ("≤", "passed") if check["passed"] else (">", "failed")
+    return f"{check['figure']:.3f} {relation} {check['limit']:.3f}", outcome
 
 
 Bounds = Mapping[tuple[str, str], tuple[float, float]]

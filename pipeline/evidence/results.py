@@ -18,6 +18,8 @@ from .metrics import CONSTANT, rms_grey_levels, summarise, validated_temperature
 from .table import facts_of
 
 NORMS = {"l2": "ℓ2", "linf": "ℓ∞"}
+MIDDLE = 3
+"""Severity at which the shifts are compared."""
 MOST_SHIFTS = 8
 """Shift views that stand one by one in the table of results; more are shown as a map and as curves."""
 
@@ -73,14 +75,16 @@ class Series:
 class Results:
     """The tables of one report as data frames, each row with the label of its `method` (recipe, λ, checkpoint).
 
-    `images` are all rows of all splits; `metrics` and `constant` are the summary of the reported split; `masking` are
-    the gradient-masking checks by the name of the table, None where they were not run.
+    `images` are all rows of all splits; `metrics` and `constant` are the summary of the reported split; `facts` are
+    those of the first table, `notes` what each says of itself, heading and text; `masking` are the gradient-masking
+    checks by the name of the table, None where they were not run.
     """
 
     images: pd.DataFrame
     metrics: pd.DataFrame
     constant: pd.DataFrame
     facts: dict[str, Any]
+    notes: list[tuple[str, str]]
     split: str
     masking: dict[str, dict[str, Any] | None]
 
@@ -138,9 +142,11 @@ class Results:
         )
 
     @property
-    def grid(self) -> bool:
-        """Whether there are more shift views than a table can show one by one."""
-        return len(self.shifts()) > MOST_SHIFTS
+    def grid(self) -> pd.DataFrame:
+        """The shifts of kinds that have a severity 3, where these are more than a table can show; else none."""
+        shifts = self.shifts()
+        own = shifts[shifts["kind"].isin(shifts.loc[shifts["severity"] == MIDDLE, "kind"])]
+        return own if len(own) > MOST_SHIFTS else own.iloc[:0]
 
     def ball(self, norm: str, radius: float) -> str:
         """A radius as it stands wherever one is shown: with its norm, the image size and its RMS in grey levels."""
@@ -185,9 +191,21 @@ def read(tables: Sequence[pa.Table], names: Sequence[str] | None = None) -> Resu
         metrics=rows.assign(method=_methods(rows))[rows["split"] == split],
         constant=summary[constant & (summary["split"] == split)].drop_duplicates("view"),
         facts=facts[0],
+        notes=_notes(tables, facts),
         split=split,
         masking={name: fact.get("masking") for name, fact in zip(names, facts, strict=True)},
     )
+
+
+def _notes(tables: Sequence[pa.Table], facts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was left out of each, and what else it says of itself; by whom, where there are several."""
+    said = [
+        (heading, f"{table['recipe'][0]}: {line}" if len(tables) > 1 else line)
+        for heading, field in (("Left out", "left_out"), ("Note", "notes"))
+        for table, own in zip(tables, facts, strict=True)
+        for line in own.get(field, [])
+    ]
+    return list(dict.fromkeys(said))
 
 
 def _weight(facts: Mapping[str, Any]) -> float:
@@ -240,6 +258,7 @@ def named(results: Results, view: pd.Series[Any]) -> tuple[str, str]:
         return _attack(view["view"]), results.ball(view["norm"], view["epsilon"])
     if view["family"] == "clean":
         return "Clean images", ""
-    words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ").capitalize()
+    words = re.sub(r"_\d+$", "", view["view"]).replace("_", " ")
+    words = words[:1].upper() + words[1:]
     severity = "" if pd.isna(view["severity"]) else f"severity {view['severity']} of 5"
     return words, ", ".join(filter(None, (severity, "" if pd.isna(view["parameter"]) else view["parameter"])))
