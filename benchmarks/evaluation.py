@@ -31,20 +31,6 @@ from rtda.transforms.reader import FilmReader
 from torch import Tensor, nn
 
 
-class Timed:
-    """A view or a transform that adds up its time."""
-
-    def __init__(self, view: Any) -> None:
-        self.inner, self.seconds = view, 0.0
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """What the view makes."""
-        start = time.perf_counter()
-        made: Tensor = self.inner(model, x, y)
-        self.seconds += time.perf_counter() - start
-        return made
-
-
 class Clock(nn.Module):
     """A network that adds up the time of its forward passes without a gradient."""
 
@@ -61,6 +47,21 @@ class Clock(nn.Module):
         return logits
 
 
+class Timed:
+    """A view that adds up its time, and how much of it the clock of the network has counted, too."""
+
+    def __init__(self, view: Any, clock: Clock) -> None:
+        self.inner, self.clock, self.seconds, self.twice = view, clock, 0.0, 0.0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What the view makes."""
+        start, before = time.perf_counter(), self.clock.seconds
+        made: Tensor = self.inner(model, x, y)
+        self.seconds += time.perf_counter() - start
+        self.twice += self.clock.seconds - before
+        return made
+
+
 def preset(name: str, size: int) -> dict[str, Any]:
     """Its views around the usual radius at that size."""
     parser = ConfigParser()
@@ -75,7 +76,8 @@ def preset(name: str, size: int) -> dict[str, Any]:
 def network() -> nn.Module:
     """That of the chest bundle, untrained."""
     torch.manual_seed(0)
-    made = ResNet("basic", [2, 2, 2, 2], [32, 64, 128, 256], n_input_channels=1, num_classes=2, spatial_dims=2)
+    shape = {"n_input_channels": 1, "num_classes": 2, "spatial_dims": 2, "conv1_t_stride": 2}
+    made = ResNet("basic", [2, 2, 2, 2], [32, 64, 128, 256], **shape)
     return Standardized(with_norm(made, ("group", {"num_groups": 8})), 0.48, 0.234).eval()
 
 
@@ -86,7 +88,7 @@ def measured(name: str, size: int, images: int, result: Any) -> None:
     items = [{"image": k, "label": k % 2, "image_id": str(k), "patient_id": str(k)} for k in range(images)]
     views, clock = preset(name, size), Clock(network())
     attacks = {view: described(views[view])["family"] == "attack" for view in views}
-    timed = {view: Timed(inner) for view, inner in views.items()}
+    timed = {view: Timed(inner, clock) for view, inner in views.items()}
     with tempfile.TemporaryDirectory() as folder:
         parts = Path(folder) / "parts"
         one = Evaluation(clock, timed, items, lambda item: item | {"image": films[item["image"]]}, {}, parts)
@@ -97,7 +99,7 @@ def measured(name: str, size: int, images: int, result: Any) -> None:
     attacked = sum(timed[view].seconds for view in views if attacks[view])
     shifted = sum(timed[view].seconds for view in views if not attacks[view])
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    model = clock.seconds + attacked
+    model = clock.seconds + attacked - sum(one.twice for one in timed.values())
     result.put(json.dumps([len(views), total, model / total, shifted / total, before, after]))
 
 
