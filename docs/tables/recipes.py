@@ -2,6 +2,7 @@
 
     python docs/tables/recipes.py results/chest_xray docs/chest_xray.md
     python docs/tables/recipes.py results/chest_xray_study docs/chest_xray_study.md
+    python docs/tables/recipes.py results/chest_xray_full docs/chest_xray_full.md
     python docs/tables/recipes.py results/chest_xray_224 docs/chest_xray_224.md
 
 Every `<recipe>-<seed>.json` of the folder is what `rtda evaluate` wrote as metrics.json. The tables replace what stands
@@ -176,6 +177,9 @@ def shown(view: str) -> str:
 VIEWS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"fgsm_l2_(.+)", lambda match: f"FGSM ε = {match[1]}"),
     (r"pgd(\d+)_l2_(.+)", lambda match: f"PGD-{match[1]} ε = {match[2]}"),
+    (r"pgd(\d+)_margin_x(\d+)_l2_(.+)", lambda match: f"PGD-{match[1]} × {match[2]} on the margin, ε = {match[3]}"),
+    (r"pgd(\d+)_linf_(.+)", lambda match: f"PGD-{match[1]}, ℓ∞ ε = {match[2]}"),
+    (r"random(\d+)_l2_(.+)", lambda match: f"worst of {match[1]} random, ε = {match[2]}"),
     ("contrast_down_5", lambda match: "contrast × 0.4"),
     ("contrast_up_5", lambda match: "contrast × 1.6"),
     ("gaussian_noise_5", lambda match: "noise σ = 0.08"),
