@@ -140,7 +140,7 @@ def test_packed_weights_are_shipped_with_what_is_stated_of_them_and_nothing_else
     }
 
 
-@pytest.mark.parametrize("name", ["chest_xray", "chest_xray_224", "chest_xray_study"])
+@pytest.mark.parametrize("name", ["chest_xray", "chest_xray_224", "chest_xray_study", "chest_xray_full"])
 def test_a_page_holds_the_tables_of_the_measured_files(name):
     page = (ROOT / f"docs/{name}.md").read_text()
     assert SCRIPT["filled"](page, SCRIPT["tables"](SCRIPT["read"](ROOT / "results" / name))) == page
